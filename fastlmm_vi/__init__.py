@@ -1,0 +1,74 @@
+"""Linear mixed models that are wide, fast and honest about their uncertainty.
+
+`WideLMM` fits y = Zω + Xβ + e, β ~ N(0, σ²_β I), e ~ N(0, σ²_e I): covariates Z with fixed effects ω, wide features X
+with random effects β. `compare` sets fits side by side, `datasets` holds the data, `plot_*` draw. The names below are
+imported on first use, so that `import fastlmm_vi` itself costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    import fastlmm_vi_kernels as kernels
+
+    from . import datasets
+    from .compare import compare
+    from .errors import ConvergenceWarning, DataError, UnboundedLikelihoodError
+    from .plots import plot_compare, plot_omega, plot_trace, plot_variances
+    from .result import Fit, Status, Trace, load
+    from .wide.estimator import WideLMM
+    from .wide.spectrum import Spectrum
+
+_HOMES = {
+    "WideLMM": ".wide.estimator",
+    "Spectrum": ".wide.spectrum",
+    "Fit": ".result",
+    "Status": ".result",
+    "Trace": ".result",
+    "load": ".result",
+    "compare": ".compare",
+    "plot_compare": ".plots",
+    "plot_omega": ".plots",
+    "plot_trace": ".plots",
+    "plot_variances": ".plots",
+    "ConvergenceWarning": ".errors",
+    "DataError": ".errors",
+    "UnboundedLikelihoodError": ".errors",
+}
+_MODULES = {"datasets": ".datasets", "kernels": "fastlmm_vi_kernels"}
+
+__all__ = [  # noqa: RUF022 - in reading order
+    "WideLMM",
+    "Spectrum",
+    "Fit",
+    "Status",
+    "Trace",
+    "load",
+    "compare",
+    "plot_compare",
+    "plot_omega",
+    "plot_trace",
+    "plot_variances",
+    "ConvergenceWarning",
+    "DataError",
+    "UnboundedLikelihoodError",
+    "datasets",
+    "kernels",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        value = importlib.import_module(_MODULES[name], __name__)
+    elif name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name], __name__), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

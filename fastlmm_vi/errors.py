@@ -1,0 +1,15 @@
+"""What can go wrong, as exceptions and warnings that name the cause and the way out."""
+
+from sklearn.exceptions import ConvergenceWarning as _SklearnConvergenceWarning
+
+
+class DataError(ValueError):
+    """The data cannot be used as given; the message names the argument or the place in the file, and the cure."""
+
+
+class UnboundedLikelihoodError(ValueError):
+    """The criterion grows without end as σ²_e goes to 0 and has no interior maximum that could be returned."""
+
+
+class ConvergenceWarning(_SklearnConvergenceWarning):
+    """A fit stopped before its optimum; the message says how far away it is. Also a scikit-learn warning."""

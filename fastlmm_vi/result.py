@@ -1,0 +1,328 @@
+"""What every fit returns, whatever the method: a status that advises, a trace, and the frozen result."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import Enum
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+class Status(Enum):
+    """How a fit ended. `value` is a short name, `advice` says what it means and what to try."""
+
+    CONVERGED = "converged"
+    ZERO_SIGMA2_BETA = "zero_sigma2_beta"
+    ZERO_SIGMA2_E = "zero_sigma2_e"
+    UNBOUNDED = "unbounded"
+    SHRUNK = "shrunk"
+    SHRUNK_TO_ZERO = "shrunk_to_zero"
+    NOT_CONVERGED = "not_converged"
+
+    @property
+    def advice(self) -> str:
+        """One sentence: what the state means and what to try."""
+        return _ADVICE[self]
+
+    @property
+    def converged(self) -> bool:
+        """True at a maximum: interior, on the boundary, or local where the likelihood is unbounded."""
+        return self is not Status.NOT_CONVERGED
+
+
+_ADVICE = {
+    Status.CONVERGED: "Converged: the gradient of the criterion is zero to the tolerance.",
+    Status.ZERO_SIGMA2_BETA: (
+        "Boundary: σ²_β = 0 exactly; the criterion is highest without random effects, and every E[β_j] is 0."
+    ),
+    Status.ZERO_SIGMA2_E: (
+        "Boundary: the criterion rises as σ²_e → 0 (X and the covariates reproduce y); σ²_e was stopped at its floor."
+    ),
+    Status.UNBOUNDED: (
+        "The criterion has no maximum: it grows without end as σ²_e → 0, because X and the covariates together can "
+        "reproduce any y. The interior maximum is returned; use reml=True, which is bounded."
+    ),
+    Status.SHRUNK: (
+        "Converged, but mean field's σ²_β is below half of maximum likelihood's: learning the variances by the ELBO "
+        'shrinks σ²_β when features are many or correlated. Use theta_by="loglik" for trustworthy variances.'
+    ),
+    Status.SHRUNK_TO_ZERO: (
+        "Boundary: the ELBO is highest at σ²_β = 0 although the likelihood is not: mean field has lost the signal. "
+        'Use theta_by="loglik" (mean field for β only) or an exact method.'
+    ),
+    Status.NOT_CONVERGED: "Not converged: stopped before the optimum. Raise max_iter, or use method='newton'.",
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trace:
+    """The accepted iterates of one fit, one entry each; the criterion never falls along them.
+
+    `loglik` is the marginal log-likelihood at the iterate, whatever the method maximises; `elbo` and `gap`
+    (loglik − elbo) are NaN where there is no q; `max_change` is the largest change of any E[β_j] in units of its
+    standard deviation (sweeps only); `seconds` counts from the start of the iteration (loops that run inside one
+    compiled call are spread evenly). `criterion` is what the method maximises.
+    """
+
+    criterion: Array
+    loglik: Array
+    elbo: Array
+    sigma2_beta: Array
+    sigma2_e: Array
+    max_change: Array
+    seconds: Array
+
+    @property
+    def gap(self) -> Array:
+        """Log-likelihood − ELBO = KL(q ‖ posterior)."""
+        return self.loglik - self.elbo
+
+    def to_frame(self) -> pd.DataFrame:
+        """Tidy table: iteration, loglik, elbo, gap, sigma2_beta, sigma2_e, max_change, seconds."""
+        names = ["loglik", "elbo", "gap", "sigma2_beta", "sigma2_e", "max_change", "seconds"]
+        return pd.DataFrame({"iteration": np.arange(self.loglik.size), **{k: getattr(self, k) for k in names}})
+
+
+class Posterior(Protocol):
+    """The Gaussian posterior of β at the estimates, ω held fixed; never a p × p matrix."""
+
+    mean: Array
+
+    def variances(self) -> Array:
+        """Var(β_j), (p,)."""
+        ...
+
+    def predictive(self, X: Array) -> Array:
+        """Var(x_iᵀβ) for every row of X (k, p), (k,)."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """A posterior read back from a file: means and variances of β, without their correlations."""
+
+    mean: Array
+    var: Array
+
+    def variances(self) -> Array:
+        """Var(β_j), (p,)."""
+        return self.var
+
+    def predictive(self, X: Array) -> Array:
+        """Not available: it needs the features that the fit was made from."""
+        raise ValueError(
+            "A fit read from a file holds each Var(β_j) but not their correlations, which return_std and interval need. "
+            "Predict with the fitted estimator, or fit again."
+        )
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class Fit:
+    """Frozen result of one fit, the same for every method.
+
+    Attributes
+    ----------
+    method, criterion_name, reml
+        What was run, and what was maximised.
+    n, p, c : int
+        Observations, features, covariates (the intercept counted in c).
+    omega, omega_se : ndarray (number of covariates,)
+        Fixed effects, without the intercept, and their standard errors.
+    intercept, intercept_se : float or None
+        None where the model has no intercept.
+    sigma2_beta, sigma2_e, pve : float
+        Variance components, and the proportion of variance explained σ²_β t / (σ²_β t + σ²_e), t = tr(M X Xᵀ)/(n − c).
+    sigma2_beta_se, sigma2_e_se, pve_se : float
+        NaN where they do not exist; `se_note` says why.
+    loglik, criterion, elbo : float
+        Marginal log-likelihood at the estimates; what was maximised; the ELBO (None where there is no q).
+    posterior : Posterior
+        Of β, on the scale of X as it was given.
+    status, notes
+        How the fit ended, and what else the user must know.
+    modes : tuple of (sigma2_beta, sigma2_e, criterion)
+        Every local maximum found by the scan, the returned one first.
+    trace, n_iter, timings, threads
+        The iterates, their number, seconds by stage, BLAS threads used.
+    """
+
+    method: str
+    criterion_name: str
+    reml: bool
+    n: int
+    p: int
+    c: int
+    omega: Array
+    omega_se: Array
+    intercept: float | None
+    intercept_se: float | None
+    sigma2_beta: float
+    sigma2_e: float
+    pve: float
+    sigma2_beta_se: float
+    sigma2_e_se: float
+    pve_se: float
+    se_note: str
+    loglik: float
+    criterion: float
+    elbo: float | None
+    posterior: Posterior
+    status: Status
+    notes: tuple[str, ...]
+    modes: tuple[tuple[float, float, float], ...]
+    n_iter: int
+    trace: Trace
+    timings: Mapping[str, float]
+    threads: int
+    standardized: bool
+    covariate_names: tuple[str, ...]
+    feature_names: tuple[str, ...] | None
+
+    @property
+    def converged(self) -> bool:
+        """True unless the status is NOT_CONVERGED."""
+        return self.status.converged
+
+    @property
+    def gap(self) -> float | None:
+        """Log-likelihood − ELBO, or None where there is no ELBO."""
+        return None if self.elbo is None else self.loglik - self.elbo
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the whole fit."""
+        return float(sum(self.timings.values()))
+
+    @property
+    def beta_mean(self) -> Array:
+        """E[β], (p,), on the scale of X as given."""
+        return self.posterior.mean
+
+    @cached_property
+    def beta_var(self) -> Array:
+        """Var(β_j), (p,), at the estimates; computed on first use (exact posterior: O(min(n, p)² max(n, p)))."""
+        return self.posterior.variances()
+
+    def to_frame(self) -> pd.DataFrame:
+        """Table of the estimated parameters with standard errors, indexed by name."""
+        rows = [(name, *pair) for name, *pair in zip(self.covariate_names, self.omega, self.omega_se, strict=True)]
+        if self.intercept is not None:
+            rows.insert(0, ("intercept", self.intercept, self.intercept_se))
+        rows += [
+            ("sigma2_beta", self.sigma2_beta, self.sigma2_beta_se),
+            ("sigma2_e", self.sigma2_e, self.sigma2_e_se),
+            ("pve", self.pve, self.pve_se),
+        ]
+        return pd.DataFrame(rows, columns=["parameter", "estimate", "se"]).set_index("parameter")
+
+    def effects(self) -> pd.DataFrame:
+        """Table of the random effects: posterior mean and sd of every β_j, indexed by feature."""
+        names = self.feature_names or tuple(f"x{j}" for j in range(self.p))
+        frame = {"mean": self.beta_mean, "sd": np.sqrt(self.beta_var)}
+        return pd.DataFrame(frame, index=pd.Index(names, name="feature"))
+
+    def summary(self) -> str:
+        """Return the fit as text: model, criterion, variances, fixed effects, and what to know about them."""
+        return "\n".join([*_head(self), "", *_variances(self), "", *_fixed_effects(self), "", *_remarks(self)])
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def __repr__(self) -> str:
+        return (
+            f"<Fit {self.method}: σ²_β={self.sigma2_beta:.6g}, σ²_e={self.sigma2_e:.6g}, "
+            f"loglik={self.loglik:.6f}, {self.status.value}>"
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write the fit to `path` as a numpy archive without pickle; `fastlmm_vi.load` reads it back.
+
+        Var(β_j) is computed if it was not yet. Correlations between effects are not kept, so a fit read back
+        predicts means, not standard deviations.
+        """
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in {"posterior", "trace", "status"}}
+        arrays = {k: plain.pop(k) for k in ("omega", "omega_se")}
+        header = json.dumps({**plain, "timings": dict(self.timings), "status": self.status.value})
+        trace = {f"trace_{f.name}": getattr(self.trace, f.name) for f in fields(Trace)}
+        path = Path(path)
+        with path.open("wb") as file:
+            np.savez(file, header=header, beta_mean=self.beta_mean, beta_var=self.beta_var, **arrays, **trace)
+        return path
+
+
+def load(path: str | Path) -> Fit:
+    """Read a fit that `Fit.save` wrote.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np, fastlmm_vi as fl
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(50, 80))
+    >>> fit = fl.WideLMM().fit(X, X[:, 0] + rng.normal(size=50)).fit_
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     again = fl.load(fit.save(f"{folder}/fit.npz"))
+    >>> again.loglik == fit.loglik
+    True
+    """
+    with np.load(Path(path), allow_pickle=False) as archive:
+        header: dict[str, Any] = json.loads(str(archive["header"]))
+        trace = Trace(**{f.name: archive[f"trace_{f.name}"] for f in fields(Trace)})
+        posterior = Stored(mean=archive["beta_mean"], var=archive["beta_var"])
+        arrays = {k: archive[k] for k in ("omega", "omega_se")}
+    for name in ("notes", "covariate_names", "feature_names"):
+        header[name] = None if header[name] is None else tuple(header[name])
+    header["modes"] = tuple(tuple(mode) for mode in header["modes"])
+    header["status"] = Status(header["status"])
+    return Fit(**header, **arrays, trace=trace, posterior=posterior)
+
+
+def _head(fit: Fit) -> list[str]:
+    scale = ", X standardised" if fit.standardized else ""
+    lines = [
+        f"Wide linear mixed model, {fit.criterion_name} ({fit.method}{scale})",
+        f"n = {fit.n} observations, c = {fit.c} fixed effects, p = {fit.p} random effects",
+        f"log-likelihood {fit.loglik:.4f}",
+    ]
+    if fit.elbo is not None:
+        lines[-1] += f"   ELBO {fit.elbo:.4f}   gap {fit.loglik - fit.elbo:.4f}"
+    elif fit.reml:
+        lines[-1] += f"   REML criterion {fit.criterion:.4f}"
+    return lines
+
+
+def _variances(fit: Fit) -> list[str]:
+    rows = [
+        ("random effects  σ²_β", fit.sigma2_beta, fit.sigma2_beta_se),
+        ("residual        σ²_e", fit.sigma2_e, fit.sigma2_e_se),
+        ("share explained PVE ", fit.pve, fit.pve_se),
+    ]
+    lines = [f"{'Variances':<22}{'estimate':>14}{'std. error':>14}"]
+    lines += [f"{label:<22}{value:>14.6g}{_number(se):>14}" for label, value, se in rows]
+    return lines + ([f"  (no standard errors: {fit.se_note})"] if fit.se_note else [])
+
+
+def _fixed_effects(fit: Fit) -> list[str]:
+    table = fit.to_frame().iloc[:-3]
+    if table.empty:
+        return ["No fixed effects."]
+    width = max(22, *(len(str(name)) + 2 for name in table.index))
+    lines = [f"{'Fixed effects':<{width}}{'estimate':>14}{'std. error':>14}{'z':>10}"]
+    for name, estimate, se in table.itertuples():
+        lines.append(f"{name:<{width}}{estimate:>14.6g}{_number(se):>14}{_number(estimate / se, '.3f'):>10}")
+    return lines
+
+
+def _remarks(fit: Fit) -> list[str]:
+    lines = [f"{fit.status.advice} ({fit.n_iter} iterations, {fit.seconds:.3f} s, {fit.threads} thread(s))"]
+    return lines + [f"Note: {note}" for note in fit.notes]
+
+
+def _number(value: float | None, spec: str = ".4g") -> str:
+    return "—" if value is None or np.isnan(value) else format(value, spec)

@@ -1,0 +1,142 @@
+"""From a design to a result: which method runs, on which spectrum, with how many threads."""
+
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fastlmm_vi_kernels import spectral as kernels
+
+from .. import threads
+from ..errors import ConvergenceWarning, DataError
+from ..result import Fit, Status
+from . import em, mean_field, newton
+from .design import Design
+from .estimate import Estimate, centre_intercept, to_fit
+from .spectrum import Rotated, Spectrum
+
+METHODS = ("newton", "em", "mfvi")
+SOLVERS = ("auto", "sweep", "collapsed")
+THETA_BY = ("elbo", "loglik")
+# Beyond this side a Gram matrix takes minutes: sweeps are chosen, and the log-likelihood is not filled in after them.
+LARGEST_SPECTRUM = 5_000
+
+Report = Callable[[str, int, float], None]
+
+
+def fit(
+    design: Design,
+    *,
+    method: str,
+    reml: bool,
+    theta_by: str,
+    solver: str,
+    accelerate: bool,
+    tol: float | None,
+    max_iter: int | None,
+    n_jobs: int | None,
+    spectrum: Spectrum | None = None,
+    report: Report,
+    prepare_seconds: float = 0.0,
+) -> Fit:
+    """Run one method on a design and return its `Fit`; `spectrum`, where given, is reused.
+
+    `report(stage, iteration, gradient)` is called at every stage and, for sweeps, every iteration.
+    """
+    n_threads = threads.count(n_jobs)
+    timings = {"prepare": prepare_seconds}
+    small = min(design.n, design.p) <= LARGEST_SPECTRUM
+    by_sweeps = method == "mfvi" and (solver == "sweep" or (solver == "auto" and not small and spectrum is None))
+    with threads.limit(n_threads):
+        rotated = None
+        if spectrum is not None or small or not by_sweeps:
+            report("spectrum", 0, np.nan)
+            spectrum, rotated, timings["spectrum"] = _spectrum(design, spectrum)
+        start = time.perf_counter()
+        report(method, 0, np.nan)
+        if by_sweeps:
+            estimate = mean_field.fit_sweeps(
+                design,
+                rotated,
+                theta_by=theta_by,
+                accelerate=accelerate,
+                tol=1e-6 if tol is None else tol,
+                max_iter=mean_field.MAX_ITER if max_iter is None else max_iter,
+                report=lambda iteration, gradient: report("mfvi", iteration, gradient),
+            )
+        else:
+            assert spectrum is not None
+            assert rotated is not None
+            if method == "newton":
+                estimate = newton.fit(design, spectrum, rotated, reml=reml)
+            elif method == "em":
+                estimate = em.fit(
+                    design,
+                    spectrum,
+                    rotated,
+                    tol=1e-6 if tol is None else tol,
+                    max_iter=em.MAX_ITER if max_iter is None else max_iter,
+                )
+            else:
+                estimate = mean_field.fit_collapsed(
+                    design,
+                    spectrum,
+                    rotated,
+                    theta_by=theta_by,
+                    accelerate=accelerate,
+                    tol=1e-6 if tol is None else tol,
+                    max_iter=mean_field.MAX_ITER if max_iter is None else max_iter,
+                )
+        loglik = np.nan
+        if rotated is not None:
+            loglik = kernels.marginal_loglik(estimate.sigma2_beta, estimate.sigma2_e, estimate.a, *rotated)
+        timings[method] = time.perf_counter() - start
+        result = centre_intercept(to_fit(design, rotated, estimate, loglik, timings, n_threads), design)
+    _warn(result, estimate)
+    return result
+
+
+def _spectrum(design: Design, spectrum: Spectrum | None) -> tuple[Spectrum, Rotated, float]:
+    start = time.perf_counter()
+    if spectrum is None:
+        spectrum = Spectrum.of(design.features)
+    elif spectrum.features.shape != design.features.shape or not np.allclose(
+        spectrum.features.column_sq_norms(), design.features.column_sq_norms(), rtol=1e-10, atol=0.0
+    ):
+        raise DataError(
+            "spectrum was made from another X (its shape or column norms differ"
+            + (", X is standardised here: make it from the standardised X" if design.scale is not None else "")
+            + "): use Spectrum.of(X) of this X."
+        )
+    rotated = spectrum.rotate(design)
+    return spectrum, rotated, time.perf_counter() - start
+
+
+def _warn(result: Fit, estimate: Estimate) -> None:
+    text = " ".join([result.status.advice, *estimate.notes])
+    if result.status is Status.NOT_CONVERGED:
+        warnings.warn(f"{text} ({result.n_iter} iterations)", ConvergenceWarning, stacklevel=4)
+    elif result.status in (Status.UNBOUNDED, Status.SHRUNK_TO_ZERO):
+        warnings.warn(text, UserWarning, stacklevel=4)
+
+
+def check_options(options: dict[str, Any]) -> None:
+    """Raise ValueError, naming the option and its choices, for anything a fit does not know or cannot combine."""
+    choices = {"method": METHODS, "solver": SOLVERS, "theta_by": THETA_BY}
+    for name, allowed in choices.items():
+        if options[name] not in allowed:
+            raise ValueError(f"{name}={options[name]!r} is not known: choose one of {', '.join(map(repr, allowed))}.")
+    for name in ("reml", "fit_intercept", "standardize", "accelerate"):
+        if not isinstance(options[name], bool | np.bool_):
+            raise ValueError(f"{name}={options[name]!r} is neither True nor False.")
+    if options["reml"] and options["method"] != "newton":
+        raise ValueError(
+            f"reml=True goes with method='newton' only, not {options['method']!r}: REML is maximised exactly there."
+        )
+    tol, max_iter = options["tol"], options["max_iter"]
+    if tol is not None and not tol > 0.0:
+        raise ValueError(f"tol={tol!r} must be positive, or None for the method's own.")
+    if max_iter is not None and (int(max_iter) != max_iter or max_iter < 1):
+        raise ValueError(f"max_iter={max_iter!r} must be a whole number of at least 1, or None for the method's own.")

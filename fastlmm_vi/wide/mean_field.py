@@ -1,0 +1,193 @@
+"""Mean-field variational inference, q(β) = Π q(β_j): the ELBO's optimum by sweeps on X or collapsed into the spectrum."""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from fastlmm_vi_kernels import spectral as kernels
+
+from ..errors import UnboundedLikelihoodError
+from ..result import Array, Status, Trace
+from . import posterior, profile, sweeps
+from .design import Design
+from .estimate import Estimate, judge, mode_notes, modes, point_theta, trace
+from .spectrum import Rotated, Spectrum
+
+MAX_ITER = 100_000
+NO_SAMPLING_THEORY = "variances learned by the ELBO have no sampling theory"
+
+
+def fit_collapsed(
+    design: Design, spectrum: Spectrum, rotated: Rotated, *, theta_by: str, accelerate: bool, tol: float, max_iter: int
+) -> Estimate:
+    """Return the mean-field optimum without a sweep: at given θ, q has a closed form in the spectrum.
+
+    q(β) has the exact posterior's mean and variances 1/(‖x_j‖²/σ²_e + 1/σ²_β), so that the ELBO depends on γ alone:
+    it is maximised like the likelihood (`accelerate=True`) or by variational EM with a full E-step, the textbook's
+    iteration (False). Docs: derivation, section 8.
+    """
+    start = time.perf_counter()
+    sq_norms = design.features.column_sq_norms()
+    by_elbo = theta_by == "elbo"
+    criterion = profile.elbo(sq_norms) if by_elbo else profile.likelihood(rotated)
+    optimum = profile.maximise(rotated, criterion)
+    if accelerate or not by_elbo:
+        points = [profile.evaluate(rotated, criterion, gamma) for gamma in optimum.path]
+        path = np.array([(point.value, point.sigma2_beta, point.sigma2_e) for point in points])
+        best, status, notes = optimum.best, optimum.status, mode_notes(optimum, criterion.name)
+        sigma2_beta, sigma2_e, a, n_iter = best.sigma2_beta, best.sigma2_e, best.a, len(path)
+    else:
+        half = 0.5 * float(np.var(design.y))
+        d, y, Q, n = rotated
+        path, a, distance = kernels.em(half, half, max_iter, tol, d, y, Q, n, design.p, sq_norms)
+        value, sigma2_beta, sigma2_e = path[-1]
+        status, notes = judge(optimum, distance <= tol, sigma2_beta, value)
+        n_iter = len(path) - 1
+    seconds = time.perf_counter() - start
+    gamma = sigma2_beta / sigma2_e
+    gap = kernels.mean_field_gap(path[:, 1] / path[:, 2], sq_norms, rotated.d)
+    loglik, bound = (path[:, 0] + gap, path[:, 0]) if by_elbo else (path[:, 0], path[:, 0] - gap)
+    return Estimate(
+        method="mfvi",
+        criterion_name=criterion.name,
+        criterion=path[-1, 0],
+        elbo=bound[-1],
+        sigma2_beta=sigma2_beta,
+        sigma2_e=sigma2_e,
+        a=a,
+        posterior=posterior.mean_field(
+            design,
+            posterior.exact_mean(spectrum, rotated, gamma, a),
+            posterior.mean_field_variances(sq_norms, gamma, sigma2_e),
+        ),
+        status=_shrunk(status, sigma2_beta, rotated) if by_elbo else status,
+        trace=trace(path[:, 0], path[:, 1], path[:, 2], seconds, loglik=loglik, elbo=bound),
+        n_iter=n_iter,
+        modes=modes(optimum),
+        notes=(*notes, *_comparison(sigma2_beta, rotated)) if by_elbo else notes,
+        no_se=NO_SAMPLING_THEORY if by_elbo else "",
+    )
+
+
+def fit_sweeps(
+    design: Design,
+    rotated: Rotated | None,
+    *,
+    theta_by: str,
+    accelerate: bool,
+    tol: float,
+    max_iter: int,
+    report: Callable[[int, float], None],
+) -> Estimate:
+    """Return the mean-field optimum by coordinate sweeps on X, O(n p) each; no Gram matrix is used for it.
+
+    `rotated` only fills in the log-likelihood of the trace afterwards (NaN where it is None), and gives θ for
+    `theta_by="loglik"`. Starts from zero means. Docs: derivation, sections 7 and 9.
+    """
+    fixed = None
+    status, notes = Status.CONVERGED, ()
+    name = "ELBO"
+    if theta_by == "loglik":
+        if rotated is None:
+            raise ValueError('theta_by="loglik" needs the spectrum of X, which is too large here: use theta_by="elbo".')
+        criterion = profile.likelihood(rotated)
+        optimum = profile.maximise(rotated, criterion)
+        fixed = (optimum.best.sigma2_beta, optimum.best.sigma2_e, optimum.best.a)
+        status, notes, name = optimum.status, mode_notes(optimum, criterion.name), criterion.name
+    half = 0.5 * float(np.var(design.y))
+    mean_diagonal = float(design.features.column_sq_norms().mean()) * design.p / design.n
+    run = sweeps.ascend(
+        design,
+        accelerate=accelerate,
+        fixed=fixed,
+        start=(half / mean_diagonal if accelerate and mean_diagonal > 0.0 else half, half),
+        tol=tol,
+        max_iter=max_iter,
+        report=report,
+    )
+    s = run.state
+    if not run.converged:
+        status = Status.NOT_CONVERGED
+        notes = (f"The ELBO's largest scaled gradient is {run.gradient:.3g} (wanted: {tol:.3g}).",)
+    elif s.sigma2_beta == 0.0 and fixed is None:
+        status = Status.ZERO_SIGMA2_BETA
+    if fixed is None and rotated is not None:
+        status = _shrunk(status, s.sigma2_beta, rotated)
+        notes = (*notes, *_comparison(s.sigma2_beta, rotated))
+    return Estimate(
+        method="mfvi",
+        criterion_name=name,
+        criterion=run.elbo[-1] if fixed is None else optimum.best.value,
+        elbo=run.elbo[-1],
+        sigma2_beta=s.sigma2_beta,
+        sigma2_e=s.sigma2_e,
+        a=s.a,
+        posterior=posterior.mean_field(design, s.mean, s.var),
+        status=status,
+        trace=_trace(run, rotated, fixed is not None),
+        n_iter=len(run.elbo) - 1,
+        modes=((s.sigma2_beta, s.sigma2_e, float(run.elbo[-1])),),
+        notes=notes,
+        no_se=NO_SAMPLING_THEORY if fixed is None else "",
+    )
+
+
+def kl_to_posterior(
+    spectrum: Spectrum, rotated: Rotated, mean: Array, var: Array, sigma2_beta: float, sigma2_e: float, a: Array
+) -> float:
+    """KL(q ‖ p(β | y, θ)) of any q(β) = Π N(mean_j, var_j): log-likelihood − ELBO, converged or not.
+
+    ½ [tr(AS) − p − log|A| − Σ log s²_j + (m − μ)ᵀ A (m − μ)], A = XᵀX/σ²_e + I/σ²_β, μ the exact posterior mean.
+    """
+    sq_norms = spectrum.features.column_sq_norms()
+    p = mean.size
+    if sigma2_beta == 0.0:
+        return 0.0
+    off = mean - posterior.exact_mean(spectrum, rotated, sigma2_beta / sigma2_e, a)
+    trace_AS = float((sq_norms / sigma2_e + 1.0 / sigma2_beta) @ var)
+    logdet_A = float(np.log1p(rotated.d * sigma2_beta / sigma2_e).sum()) - p * np.log(sigma2_beta)
+    distance = float((spectrum.features.matvec(off) ** 2).sum()) / sigma2_e + float(off @ off) / sigma2_beta
+    return 0.5 * (trace_AS - p - logdet_A - float(np.log(var).sum()) + distance)
+
+
+def _trace(run: sweeps.Ascent, rotated: Rotated | None, by_loglik: bool) -> Trace:
+    loglik = np.full(run.elbo.size, np.nan)
+    if rotated is not None:
+        thetas = zip(run.sigma2_beta, run.sigma2_e, run.a, strict=True)
+        loglik = np.array([kernels.marginal_loglik(*theta, *rotated) for theta in thetas])
+    return trace(
+        loglik if by_loglik else run.elbo,
+        run.sigma2_beta,
+        run.sigma2_e,
+        run.seconds,
+        loglik=loglik,
+        elbo=run.elbo,
+        max_change=run.max_change,
+    )
+
+
+def _likelihood_sigma2_beta(rotated: Rotated) -> float:
+    """Maximum likelihood's σ²_β, NaN where there is none."""
+    try:
+        return profile.maximise(rotated, profile.likelihood(rotated)).best.sigma2_beta
+    except UnboundedLikelihoodError:
+        return np.nan
+
+
+def _shrunk(status: Status, sigma2_beta: float, rotated: Rotated) -> Status:
+    """Name the state in which mean field's σ²_β is below half of maximum likelihood's."""
+    if status in (Status.NOT_CONVERGED, Status.UNBOUNDED) or not sigma2_beta < 0.5 * _likelihood_sigma2_beta(rotated):
+        return status
+    return Status.SHRUNK if sigma2_beta > 0.0 else Status.SHRUNK_TO_ZERO
+
+
+def _comparison(sigma2_beta: float, rotated: Rotated) -> tuple[str, ...]:
+    """Say what learning θ by the ELBO did to σ²_β."""
+    likelihood = _likelihood_sigma2_beta(rotated)
+    if not likelihood > 0.0:
+        return ()
+    return (
+        f"θ maximises the ELBO: σ²_β = {sigma2_beta:.6g}, {sigma2_beta / likelihood:.3g} × maximum likelihood's "
+        f"{likelihood:.6g}.",
+    )

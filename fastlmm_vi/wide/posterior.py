@@ -1,0 +1,74 @@
+"""The Gaussian posterior of β at given variances: exact, through the spectrum, or mean field."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..result import Array
+from .design import Design
+from .spectrum import Rotated, Spectrum
+
+
+@dataclass(frozen=True, eq=False)
+class Exact:
+    """N(μ, S), S = (XᵀX/σ²_e + I/σ²_β)⁻¹, never formed; on the original scale of X.
+
+    Holds the spectrum (hence X): variances and predictions need the training features, as in any kernel method.
+    """
+
+    mean: Array
+    spectrum: Spectrum
+    gamma: float
+    sigma2_beta: float
+    scale: Array | None
+
+    def variances(self) -> Array:
+        """S_jj, (p,)."""
+        var = self.sigma2_beta * self.spectrum.variances(self.gamma)
+        return var if self.scale is None else var / self.scale**2
+
+    def predictive(self, X: Array) -> Array:
+        """xᵀ S x of every row of X (k, p)."""
+        return self.sigma2_beta * self.spectrum.predictive(self.gamma, X if self.scale is None else X / self.scale)
+
+
+@dataclass(frozen=True, eq=False)
+class MeanField:
+    """q(β) = Π N(mean_j, var_j), on the original scale of X."""
+
+    mean: Array
+    var: Array
+
+    def variances(self) -> Array:
+        """var_j, (p,)."""
+        return self.var
+
+    def predictive(self, X: Array) -> Array:
+        """Σ_j x_j² var_j of every row of X (k, p)."""
+        return X**2 @ self.var
+
+
+def exact_mean(spectrum: Spectrum, rotated: Rotated, gamma: float, a: Array) -> Array:
+    """μ = γ Xᵀ (I + γK)⁻¹ (y − Zω), (p,), on the scale of the design's features."""
+    residual = rotated.y - rotated.Q @ a
+    return spectrum.back(gamma * residual / (1.0 + gamma * rotated.d))
+
+
+def mean_field_variances(column_sq_norms: Array, gamma: float, sigma2_e: float) -> Array:
+    """s²_j = 1 / (‖x_j‖²/σ²_e + 1/σ²_β), (p,); 0 where γ = 0."""
+    return sigma2_e * gamma / (1.0 + gamma * column_sq_norms)
+
+
+def exact(design: Design, spectrum: Spectrum, rotated: Rotated, gamma: float, sigma2_e: float, a: Array) -> Exact:
+    """Return the exact posterior at (γ, σ²_e, a)."""
+    mean = exact_mean(spectrum, rotated, gamma, a)
+    return Exact(_unscale(design, mean), spectrum, gamma, gamma * sigma2_e, design.scale)
+
+
+def mean_field(design: Design, mean: Array, var: Array) -> MeanField:
+    """Return q(β) on the original scale of X."""
+    return MeanField(_unscale(design, mean), var if design.scale is None else var / design.scale**2)
+
+
+def _unscale(design: Design, mean: Array) -> Array:
+    return np.asarray(mean if design.scale is None else mean / design.scale)

@@ -1,0 +1,139 @@
+"""The criterion as a function of γ = σ²_β / σ²_e alone, and its global maximum.
+
+ω and σ²_e have closed forms at a given γ, so that log-likelihood, restricted log-likelihood and ELBO are all
+functions of one variable (docs/derivation.md, sections 4 and 8). They may have several maxima, the boundary γ = 0 may
+win, and the criterion may be unbounded: hence a scan before the polishing.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from fastlmm_vi_kernels import spectral as kernels
+
+from ..errors import UnboundedLikelihoodError
+from ..result import Array, Status
+from .spectrum import Rotated
+
+# A term d_i / (1 + γ d_i) of the slope changes over about two units of log γ; 0.35 resolves every sign change.
+GRID_STEP = 0.35
+
+
+class Criterion(NamedTuple):
+    """What is maximised: `h` are the eigenvalues of XᵀX (likelihood) or its diagonal (ELBO)."""
+
+    name: str
+    h: Array
+    reml: bool = False
+
+
+class Point(NamedTuple):
+    """The criterion at one γ, with everything else at its optimum there."""
+
+    gamma: float
+    value: float
+    slope: float
+    sigma2_e: float
+    a: Array
+
+    @property
+    def sigma2_beta(self) -> float:
+        """σ²_β = γ σ²_e."""
+        return self.gamma * self.sigma2_e
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The global maximum (or the best interior one where the criterion is unbounded), and how it was reached."""
+
+    best: Point
+    status: Status
+    modes: tuple[Point, ...]
+    path: Array  # the γ of the accepted steps towards the best mode
+
+
+def likelihood(rotated: Rotated, reml: bool = False) -> Criterion:
+    """The (restricted) log-likelihood of the rotated data."""
+    name = "restricted log-likelihood" if reml else "log-likelihood"
+    return Criterion(name, rotated.d[rotated.d > 0.0], reml)
+
+
+def elbo(column_sq_norms: Array) -> Criterion:
+    """The mean-field ELBO with q(β) at its optimum."""
+    return Criterion("ELBO", column_sq_norms)
+
+
+def evaluate(rotated: Rotated, criterion: Criterion, gamma: float) -> Point:
+    """Return the profile criterion at γ: one O(n c²) pass."""
+    d, y, Q, n = rotated
+    value, slope, _, sigma2_e, a = kernels.profile(gamma, d, y, Q, n, criterion.h, criterion.reml)
+    return Point(gamma, value, slope, sigma2_e, a)
+
+
+def maximise(rotated: Rotated, criterion: Criterion) -> Optimum:
+    """Return the global maximum of the criterion over γ ≥ 0: scan, then Newton in every bracket.
+
+    Raises
+    ------
+    UnboundedLikelihoodError
+        If the criterion is unbounded and has no interior maximum.
+    """
+    zero = evaluate(rotated, criterion, 0.0)
+    if not rotated.d.any():
+        return Optimum(zero, Status.ZERO_SIGMA2_BETA, (zero,), np.zeros(1))
+    grid = _grid(rotated.d)
+    arguments = (*rotated, criterion.h, criterion.reml)
+    values, slopes = kernels.scan(grid, *arguments)
+    grid, values, slopes = np.r_[0.0, grid], np.r_[zero.value, values], np.r_[zero.slope, slopes]
+
+    modes: list[tuple[Point, Array]] = []
+    for i in np.flatnonzero((slopes[:-1] > 0.0) & (slopes[1:] <= 0.0)):
+        lo, hi = grid[i], grid[i + 1]
+        start = hi if lo == 0.0 else np.sqrt(lo * hi)
+        gammas, path_values = kernels.climb(lo, hi, start, 100, *arguments)
+        gammas = np.r_[lo, gammas]  # the scan's point below the bracket is where the climb began
+        rising = np.maximum.accumulate(np.r_[values[i], path_values])
+        accepted = np.r_[values[i], path_values] >= rising
+        modes.append((evaluate(rotated, criterion, gammas[-1]), gammas[accepted]))
+    modes.sort(key=lambda mode: -mode[0].value)
+    interior = tuple(mode for mode, _ in modes)
+
+    if slopes[-1] > 0.0 and _unbounded(rotated, criterion):
+        if not modes:
+            raise UnboundedLikelihoodError(
+                f"The {criterion.name} grows without end as σ²_e → 0 and has no interior maximum: X and the covariates "
+                f"can reproduce any y (n = {rotated.n}, rank of X = {rotated.n - rotated.nullity}, "
+                f"{rotated.Q.shape[1]} covariates with the intercept). Use reml=True, which is bounded here."
+            )
+        return Optimum(interior[0], Status.UNBOUNDED, interior, modes[0][1])
+    candidates = [(mode, Status.CONVERGED, path) for mode, path in modes]
+    if zero.slope <= 0.0:
+        candidates.append((zero, Status.ZERO_SIGMA2_BETA, np.zeros(1)))
+    if slopes[-1] > 0.0:
+        floor = evaluate(rotated, criterion, grid[-1])
+        candidates.append((floor, Status.ZERO_SIGMA2_E, grid[-1:]))
+    best, status, path = max(candidates, key=lambda candidate: candidate[0].value)
+    rest = (mode for mode, _, _ in candidates if mode is not best)
+    return Optimum(best, status, (best, *sorted(rest, key=lambda mode: -mode.value)), path)
+
+
+def _grid(d: Array) -> Array:
+    """γ from where every γ d_i is small to where σ²_e is 1e-10 of what the weakest direction of X explains."""
+    positive = d[d > 0.0]
+    lo, hi = np.log(1e-4 / positive.max()), np.log(1e10 / positive.min())
+    return np.exp(np.linspace(lo, hi, int(np.ceil((hi - lo) / GRID_STEP)) + 1))
+
+
+def _unbounded(rotated: Rotated, criterion: Criterion) -> bool:
+    """Whether the criterion → ∞ as γ → ∞ for any y: null(K) lies in the span of the covariates.
+
+    There the residual can be made 0, F ~ 1/γ, and the criterion grows like ½ (f − rank of what is penalised) log γ.
+    """
+    null_rows = rotated.Q[rotated.d == 0.0]
+    nullity = rotated.nullity
+    rank = int(np.linalg.matrix_rank(null_rows)) if null_rows.size else 0
+    if nullity == 0 or rank < nullity:
+        return False
+    penalised = int(np.count_nonzero(criterion.h)) + (rank if criterion.reml else 0)
+    return rotated.n - penalised > 0

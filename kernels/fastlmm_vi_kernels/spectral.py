@@ -1,0 +1,285 @@
+"""The wide model in the eigenbasis of K = X Xᵀ: its profile criterion and its EM iteration.
+
+Every function takes the rotated data `d, y, Q`: row i carries the eigenvalue d_i of K (0 on the null space), the
+response y_i (its least-squares fit on the covariates already removed) and the covariates Q_i, whose columns are
+orthonormal. Rows of the null space beyond those needed to keep all inner products are left out; `n` counts them.
+
+The variances enter through their ratio γ = σ²_β / σ²_e: V = σ²_e (I + γK). `h` is what the criterion takes for the
+precision of β: the eigenvalues of XᵀX (the exact posterior, hence the log-likelihood) or its diagonal (mean field,
+hence the ELBO). Nothing else tells the two apart (docs/derivation.md, section 6).
+"""
+
+import math
+
+import numpy as np
+
+from .jit import kernel
+
+LOG_2PI = math.log(2.0 * math.pi)
+
+
+@kernel
+def weighted_gram(w, Q):
+    """Lower triangle of Qᵀ diag(w) Q."""
+    m, c = Q.shape
+    A = np.zeros((c, c))
+    for i in range(m):
+        for j in range(c):
+            f = w[i] * Q[i, j]
+            for k in range(j + 1):
+                A[j, k] += f * Q[i, k]
+    return A
+
+
+@kernel
+def cholesky(A):
+    """Overwrite the lower triangle of A by its Cholesky factor L and return log|A|."""
+    c = A.shape[0]
+    logdet = 0.0
+    for j in range(c):
+        for k in range(j):
+            s = A[j, k]
+            for l in range(k):
+                s -= A[j, l] * A[k, l]
+            A[j, k] = s / A[k, k]
+        s = A[j, j]
+        for l in range(j):
+            s -= A[j, l] * A[j, l]
+        A[j, j] = math.sqrt(s)
+        logdet += 2.0 * math.log(A[j, j])
+    return logdet
+
+
+@kernel
+def solve_lower(L, b):
+    """Overwrite b by L⁻¹ b."""
+    for j in range(b.size):
+        s = b[j]
+        for k in range(j):
+            s -= L[j, k] * b[k]
+        b[j] = s / L[j, j]
+
+
+@kernel
+def solve_upper(L, b):
+    """Overwrite b by L⁻ᵀ b."""
+    for j in range(b.size - 1, -1, -1):
+        s = b[j]
+        for k in range(j + 1, b.size):
+            s -= L[k, j] * b[k]
+        b[j] = s / L[j, j]
+
+
+@kernel
+def whiten(L, B):
+    """Full L⁻¹ B L⁻ᵀ of the symmetric B given by its lower triangle."""
+    c = B.shape[0]
+    C = np.empty((c, c))
+    for j in range(c):
+        for k in range(j + 1):
+            C[j, k] = B[j, k]
+            C[k, j] = B[j, k]
+    for k in range(c):
+        solve_lower(L, C[k])  # rows: (L⁻¹ B)ᵀ
+    for k in range(c):
+        solve_lower(L, C[:, k])
+    return C
+
+
+@kernel
+def profile(gamma, d, y, Q, n, h, reml):
+    """Return the criterion at γ with ω and σ²_e profiled out, its first two derivatives in γ, σ²_e and ω.
+
+    With v_i = 1 + γ d_i, r = y − Q ω̂ and F = Σ r_i² / v_i (docs/derivation.md, section 4):
+    −½ [f (log(2π F / f) + 1) + Σ log(1 + γ h_j)], f = n; for REML f = n − c and − ½ log|Qᵀ V⁻¹ Q σ²_e| joins.
+    """
+    m, c = Q.shape
+    w = 1.0 / (1.0 + gamma * d)
+    A = weighted_gram(w, Q)
+    logdet_A = cholesky(A)
+    omega = np.zeros(c)
+    for i in range(m):
+        f = w[i] * y[i]
+        for j in range(c):
+            omega[j] += f * Q[i, j]
+    solve_lower(A, omega)
+    solve_upper(A, omega)
+
+    F, F1, F2 = 0.0, 0.0, 0.0  # weighted residual sum of squares and its derivatives in γ
+    b = np.zeros(c)
+    for i in range(m):
+        r = y[i]
+        for j in range(c):
+            r -= Q[i, j] * omega[j]
+        u = d[i] * w[i]
+        F += r * r * w[i]
+        F1 -= r * r * w[i] * u
+        F2 += 2.0 * r * r * w[i] * u * u
+        f = w[i] * u * r
+        for j in range(c):
+            b[j] += f * Q[i, j]
+    solve_lower(A, b)
+    for j in range(c):
+        F2 -= 2.0 * b[j] * b[j]
+
+    logdet, logdet1, logdet2 = 0.0, 0.0, 0.0
+    for j in range(h.size):
+        v = 1.0 + gamma * h[j]
+        u = h[j] / v
+        logdet += math.log(v)
+        logdet1 += u
+        logdet2 -= u * u
+
+    free = n
+    if reml:
+        free = n - c
+        wu = w * d * w
+        B1 = whiten(A, weighted_gram(wu, Q))
+        B2 = whiten(A, weighted_gram(wu * d * w, Q))
+        logdet += logdet_A
+        for j in range(c):
+            logdet1 -= B1[j, j]
+            logdet2 += 2.0 * B2[j, j]
+            for k in range(c):
+                logdet2 -= B1[j, k] * B1[j, k]
+
+    value = -0.5 * (free * (math.log(F / free) + LOG_2PI + 1.0) + logdet)
+    slope = -0.5 * (free * F1 / F + logdet1)
+    curvature = -0.5 * (free * (F2 / F - (F1 / F) ** 2) + logdet2)
+    return value, slope, curvature, F / free, omega
+
+
+@kernel
+def scan(gammas, d, y, Q, n, h, reml):
+    """Return the profile criterion and its slope at every γ of the grid."""
+    values = np.empty(gammas.size)
+    slopes = np.empty(gammas.size)
+    for g in range(gammas.size):
+        values[g], slopes[g], _, _, _ = profile(gammas[g], d, y, Q, n, h, reml)
+    return values, slopes
+
+
+@kernel
+def climb(lo, hi, start, max_iter, d, y, Q, n, h, reml):
+    """Maximise the profile between lo (slope > 0) and hi (slope < 0) by Newton steps, bisecting where one leaves.
+
+    Returns the visited γ, the criterion there and how many there were. Newton converges quadratically: after a step
+    of relative size 1e-8 the next point is exact to rounding.
+    """
+    gammas = np.empty(max_iter)
+    values = np.empty(max_iter)
+    gamma = start
+    step = np.inf
+    count = 0
+    while count < max_iter:
+        value, slope, curvature, _, _ = profile(gamma, d, y, Q, n, h, reml)
+        gammas[count] = gamma
+        values[count] = value
+        count += 1
+        if slope == 0.0 or abs(step) <= 1e-8 * gamma:
+            break
+        if slope > 0.0:
+            lo = gamma
+        else:
+            hi = gamma
+        new = gamma - slope / curvature if curvature < 0.0 else -1.0
+        if not (lo < new < hi):
+            new = math.sqrt(lo * hi) if lo > 0.0 else 0.5 * hi
+        step = new - gamma
+        gamma = new
+    return gammas[:count], values[:count]
+
+
+@kernel
+def marginal_loglik(sigma2_beta, sigma2_e, omega, d, y, Q, n):
+    """Log-likelihood with β integrated out, at any (ω, σ²_β, σ²_e)."""
+    m, c = Q.shape
+    quad, logdet = 0.0, (n - m) * math.log(sigma2_e)
+    for i in range(m):
+        r = y[i]
+        for j in range(c):
+            r -= Q[i, j] * omega[j]
+        v = sigma2_e + sigma2_beta * d[i]
+        quad += r * r / v
+        logdet += math.log(v)
+    return -0.5 * (n * LOG_2PI + logdet + quad)
+
+
+@kernel
+def em(sigma2_beta, sigma2_e, max_iter, tol, d, y, Q, n, p, h):
+    """Run EM from (ω = least squares, σ²_β, σ²_e) and return its path, the last ω and the distance to the optimum.
+
+    One iteration: q(β) from the current θ, then ω, then both variances with the new ω. With h the eigenvalues of XᵀX
+    q is the exact posterior (EM); with its diagonal q is the mean-field optimum (variational EM). The path holds per
+    iteration the criterion, σ²_β and σ²_e; its first row is the start. The distance is the Newton step of the profile
+    criterion relative to γ, or how far σ²_e (relative) or ω (in residual standard deviations) are from their optimum at
+    that γ, whichever is largest; it is looked at, every tenth iteration, once the EM step itself is below `tol`.
+    """
+    m, c = Q.shape
+    path = np.empty((max_iter + 1, 3))
+    omega = np.zeros(c)
+    t = np.empty(m)
+    distance = np.inf
+    step = np.inf
+    count = 0
+    while True:
+        gamma = sigma2_beta / sigma2_e
+        # The criterion at θ (q at its optimum) and the E-step's sums share one pass: Σ log(1+γh), Σ γh/(1+γh).
+        logdet, fill = 0.0, 0.0
+        for j in range(h.size):
+            g = gamma * h[j]
+            logdet += math.log(1.0 + g)
+            fill += g / (1.0 + g)
+        F, mean_sq = 0.0, 0.0
+        for i in range(m):
+            r = y[i]
+            for j in range(c):
+                r -= Q[i, j] * omega[j]
+            w = 1.0 / (1.0 + gamma * d[i])
+            F += r * r * w
+            mean_sq += d[i] * (gamma * w * r) ** 2
+            t[i] = y[i] - gamma * d[i] * w * r  # y − X E[β]
+        path[count, 0] = -0.5 * (n * (LOG_2PI + math.log(sigma2_e)) + F / sigma2_e + logdet)
+        path[count, 1] = sigma2_beta
+        path[count, 2] = sigma2_e
+        if abs(step) <= tol and (count % 10 == 0 or count == max_iter):
+            _, slope, curvature, sigma2_e_hat, omega_hat = profile(gamma, d, y, Q, n, h, False)
+            distance = np.inf
+            if curvature < 0.0:
+                distance = max(abs(slope / curvature) / gamma, abs(sigma2_e_hat / sigma2_e - 1.0))
+                for j in range(c):
+                    distance = max(distance, abs(omega_hat[j] - omega[j]) / math.sqrt(sigma2_e))
+        if distance <= tol or count == max_iter or not math.isfinite(path[count, 0]):
+            break
+        # M-step: ω by least squares of y − X E[β] (Q orthonormal), then the variances with the new ω.
+        omega[:] = 0.0
+        for i in range(m):
+            for j in range(c):
+                omega[j] += Q[i, j] * t[i]
+        rss = 0.0
+        for i in range(m):
+            r = t[i]
+            for j in range(c):
+                r -= Q[i, j] * omega[j]
+            rss += r * r
+        new_beta = (mean_sq + sigma2_beta * (p - fill)) / p
+        new_e = (rss + sigma2_e * fill) / n
+        step = math.log(new_beta / sigma2_beta)
+        sigma2_beta = new_beta
+        sigma2_e = new_e
+        count += 1
+    return path[: count + 1], omega, distance
+
+
+@kernel
+def mean_field_gap(gammas, sq_norms, d):
+    """Log-likelihood − ELBO at each γ, q(β) at its optimum: ½ [Σ log(1 + γ ‖x_j‖²) − Σ log(1 + γ d_i)]."""
+    out = np.empty(gammas.size)
+    for g in range(gammas.size):
+        s = 0.0
+        for j in range(sq_norms.size):
+            s += math.log1p(gammas[g] * sq_norms[j])
+        for i in range(d.size):
+            s -= math.log1p(gammas[g] * d[i])
+        out[g] = 0.5 * s
+    return out
