@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from . import datasets
     from .compare import compare
     from .errors import ConvergenceWarning, DataError, UnboundedLikelihoodError
-    from .plots import plot_compare, plot_omega, plot_trace, plot_variances
+    from .plots import plot_compare, plot_gap, plot_omega, plot_trace, plot_variance_path, plot_variances
     from .result import Fit, Status, Trace, load
     from .wide.estimator import WideLMM
     from .wide.spectrum import Spectrum
@@ -30,6 +30,8 @@ _HOMES = {
     "load": ".result",
     "compare": ".compare",
     "plot_compare": ".plots",
+    "plot_gap": ".plots",
+    "plot_variance_path": ".plots",
     "plot_omega": ".plots",
     "plot_trace": ".plots",
     "plot_variances": ".plots",
@@ -50,6 +52,8 @@ __all__ = [  # noqa: RUF022 - in reading order
     "plot_compare",
     "plot_omega",
     "plot_trace",
+    "plot_gap",
+    "plot_variance_path",
     "plot_variances",
     "ConvergenceWarning",
     "DataError",

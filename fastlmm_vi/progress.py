@@ -1,32 +1,35 @@
-"""Progress of long work: silent by default, one line on standard error where asked."""
+"""Progress of long work on standard error: silent unless asked for."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import numpy as np
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 Report = Callable[[str, int, float], None]
-STAGES = {"spectrum": "Gram matrix and its eigenbasis"}
+
+
+@contextmanager
+def stages(show: bool) -> Iterator[Callable[[str], None]]:
+    """Yield `report(text)`, which shows what is being done and for how long, or does nothing."""
+    if not show:
+        yield lambda text: None
+        return
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda text: bar.update(task, description=text)
 
 
 @contextmanager
 def reporter(verbose: int) -> Iterator[Report]:
-    """Yield `report(stage, iteration, gradient)`, which draws on standard error if `verbose` > 0, else does nothing."""
-    if not verbose:
-        yield lambda stage, iteration, gradient: None
-        return
-    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=False) as bar:
-        task = bar.add_task("fit", total=None)
+    """Yield `report(stage, iteration, gradient)` of a fit, shown if `verbose` > 0."""
+    with stages(bool(verbose)) as show:
 
         def report(stage: str, iteration: int, gradient: float) -> None:
-            text = STAGES.get(stage, stage)
+            text = "Gram matrix and its eigenbasis" if stage == "spectrum" else stage
             if iteration:
-                text += f" · iteration {iteration}"
-            if not np.isnan(gradient):
-                text += f" · scaled gradient {gradient:.2e}"
-            bar.update(task, description=text)
+                text += f", iteration {iteration}, scaled gradient {gradient:.1e}"
+            show(text)
 
         yield report

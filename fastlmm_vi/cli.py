@@ -1,0 +1,100 @@
+"""The command line: `fastlmm-vi reproduce` and `fastlmm-vi fit`."""
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+
+from . import __version__, datasets, study, tables
+from .errors import DataError, UnboundedLikelihoodError
+from .progress import stages
+from .wide.estimator import WideLMM
+
+app = typer.Typer(
+    help="Linear mixed models that are wide, fast and honest about their uncertainty.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def reproduce(
+    data: Annotated[
+        str | None, typer.Option(help="A file in the layout of XYZ_MoM.txt, or xyz_mom to download it. Default: the twin.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for estimates.json, trace.csv, posterior.csv and figures.")] = Path(
+        "study"
+    ),
+    seed: Annotated[int, typer.Option(help="Seed of the twin.")] = 0,
+) -> None:
+    """Run the whole study: EM, ML and REML by Newton, mean-field VI, and their comparison."""
+    with stages(sys.stderr.isatty()) as report:
+        report("data")
+        xyz = _study_data(data, seed)
+        result = study.run(xyz, report)
+        report("files and figures")
+        paths = study.write(result, out)
+    typer.echo(study.tables(result))
+    if data == "xyz_mom":
+        typer.echo("\nPublished for this file (neither at its optimum to more digits)\n")
+        typer.echo(pd.DataFrame(datasets.PUBLISHED).T.to_string())
+    typer.echo("\nWritten: " + ", ".join(str(path) for path in paths))
+    if not any(path.suffix == ".png" for path in paths):
+        typer.echo('No figures: they need matplotlib; run pip install "fastlmm_vi[plot]".')
+
+
+@app.command()
+def fit(
+    file: Annotated[Path, typer.Argument(help="Text with a header (any separator), .parquet or .npz (y, Z, X).")],
+    method: Annotated[str, typer.Option(help="newton, em or mfvi.")] = "newton",
+    reml: Annotated[bool, typer.Option("--reml", help="Restricted maximum likelihood (newton).")] = False,
+    y: Annotated[str | None, typer.Option(help="Response column. Default: the first.")] = None,
+    covariates: Annotated[str, typer.Option(help="Covariate columns: names or prefixes, comma-separated.")] = "Z.",
+    features: Annotated[str, typer.Option(help="Feature columns: names or prefixes, comma-separated.")] = "X.",
+    intercept: Annotated[bool, typer.Option(help="Add a constant to the covariates.")] = True,
+    standardize: Annotated[bool, typer.Option("--standardize", help="Centre and scale the features.")] = False,
+    theta_by: Annotated[str, typer.Option(help="mfvi: variances by elbo or loglik.")] = "elbo",
+    solver: Annotated[str, typer.Option(help="mfvi: auto, sweep or collapsed.")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="Folder for estimates.json, trace.csv, posterior.csv.")] = None,
+) -> None:
+    """Fit one model to one file and print its summary."""
+    with stages(sys.stderr.isatty()) as report:
+        report("data")
+        names, values = tables.read_table(file)
+        data = datasets.split(names, values, file, y=y, covariates=covariates, features=features)
+        report(method)
+        model = WideLMM(
+            method, reml=reml, fit_intercept=intercept, standardize=standardize, theta_by=theta_by, solver=solver
+        )
+        Z = pd.DataFrame(data.Z, columns=list(data.Z_names)) if data.Z_names else None
+        result = model.fit(data.X, data.y, Z).fit_
+        if out is not None:
+            report("files")
+            out.mkdir(parents=True, exist_ok=True)
+            name = "reml" if reml else method
+            content = {"data": study.describe(data), "fits": {name: study.estimates(result)}}
+            study.write_json({"version": __version__, **content}, out / "estimates.json")
+            study.write_trace({name: result}, out / "trace.csv")
+            study.write_posterior({name: result}, data.X_names, out / "posterior.csv")
+    typer.echo(result.summary())
+
+
+def _study_data(data: str | None, seed: int) -> datasets.XYZ:
+    if data is None:
+        return datasets.make_xyz_twin(seed)
+    if data == "xyz_mom":
+        return datasets.load_xyz_mom(download=True)
+    return datasets.read_xyz(data)
+
+
+def main() -> None:
+    """Run the command line; bad data end in one message on standard error and exit code 2."""
+    warnings.simplefilter("ignore")  # every state a warning would name stands in the printed summary
+    try:
+        app()
+    except (DataError, UnboundedLikelihoodError, ValueError) as error:
+        typer.echo(f"fastlmm-vi: {error}", err=True)
+        sys.exit(2)

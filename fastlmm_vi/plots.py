@@ -1,0 +1,225 @@
+"""Pictures of fits. Each takes `ax=`, returns the Axes, and leaves the tidy table it drew in `ax.fastlmm_vi_data`."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from .compare import as_fit, default_names
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe–Ito: tells apart for all readers.
+COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
+
+
+def plot_trace(*fits: object, names: list[str] | None = None, optimum: float | None = None, ax: Any = None) -> "Axes":
+    """Log-likelihood (solid) and ELBO (dashed) against iteration, the gap between them shaded.
+
+    Parameters
+    ----------
+    *fits : Fit or fitted estimator
+    names : list of str, optional
+    optimum : float, optional
+        Draw a horizontal line there, e.g. the maximum of the log-likelihood.
+    ax : matplotlib Axes, optional
+
+    Examples
+    --------
+    >>> import fastlmm_vi as fl, matplotlib
+    >>> matplotlib.use("agg")
+    >>> data = fl.datasets.make_xyz_twin(n=80, p=200, c=2)
+    >>> ax = fl.plot_trace(fl.WideLMM("mfvi", solver="sweep").fit(data.X, data.y, data.Z))
+    >>> list(ax.fastlmm_vi_data.columns)
+    ['fit', 'iteration', 'loglik', 'elbo', 'gap']
+    """
+    ax = _axes(ax)
+    tables = []
+    for color, (name, fit) in zip(_colors(), _named(fits, names), strict=False):
+        table = fit.trace.to_frame()[["iteration", "loglik", "elbo", "gap"]]
+        tables.append(table.assign(fit=name)[["fit", "iteration", "loglik", "elbo", "gap"]])
+        x = table["iteration"] + 1
+        ax.plot(x, table["loglik"], color=color, label=f"{name}: log-likelihood", marker=_marker(table))
+        if table["elbo"].notna().any():
+            ax.plot(x, table["elbo"], color=color, ls="--", label=f"{name}: ELBO", marker=_marker(table))
+            ax.fill_between(x, table["elbo"], table["loglik"], color=color, alpha=0.15, lw=0)
+    if optimum is not None:
+        ax.axhline(optimum, color="0.4", lw=0.8, ls=":", label="maximum of the log-likelihood")
+    data = pd.concat(tables, ignore_index=True)
+    _log_iterations(ax)
+    ax.set_ylabel("log-likelihood, ELBO")
+    _focus(ax, data)
+    ax.legend(frameon=False, fontsize="small")
+    return _with_data(ax, data)
+
+
+def plot_gap(*fits: object, names: list[str] | None = None, ax: Any = None) -> "Axes":
+    """Gap = log-likelihood − ELBO = KL(q ‖ posterior) against iteration, on a logarithmic scale.
+
+    Parameters
+    ----------
+    *fits : Fit or fitted estimator
+        With an ELBO; others are refused.
+    names : list of str, optional
+    ax : matplotlib Axes, optional
+    """
+    ax = _axes(ax)
+    tables = []
+    for color, (name, fit) in zip(_colors(), _named(fits, names), strict=False):
+        if fit.elbo is None:
+            raise ValueError(f"{name} has no ELBO: only variational fits have a gap.")
+        table = fit.trace.to_frame()[["iteration", "gap"]].assign(fit=name)
+        tables.append(table[["fit", "iteration", "gap"]])
+        ax.plot(table["iteration"] + 1, table["gap"], color=color, label=name, marker=_marker(table))
+    data = pd.concat(tables, ignore_index=True)
+    _log_iterations(ax)
+    if (data["gap"] > 0).any():
+        ax.set_yscale("log")
+    ax.set_ylabel("gap = KL(q ‖ posterior), nats")
+    ax.legend(frameon=False, fontsize="small")
+    return _with_data(ax, data)
+
+
+def plot_variance_path(*fits: object, names: list[str] | None = None, ax: Any = None) -> "Axes":
+    """σ²_β (solid) and σ²_e (dashed) against iteration.
+
+    Parameters
+    ----------
+    *fits : Fit or fitted estimator
+    names : list of str, optional
+    ax : matplotlib Axes, optional
+    """
+    ax = _axes(ax)
+    tables = []
+    for color, (name, fit) in zip(_colors(), _named(fits, names), strict=False):
+        table = fit.trace.to_frame()[["iteration", "sigma2_beta", "sigma2_e"]].assign(fit=name)
+        tables.append(table[["fit", "iteration", "sigma2_beta", "sigma2_e"]])
+        x, marker = table["iteration"] + 1, _marker(table)
+        ax.plot(x, table["sigma2_beta"], color=color, marker=marker, label=f"{name}: $\\sigma^2_\\beta$")
+        ax.plot(x, table["sigma2_e"], color=color, marker=marker, ls="--", label=f"{name}: $\\sigma^2_e$")
+    data = pd.concat(tables, ignore_index=True)
+    _log_iterations(ax)
+    ax.set_ylabel("variance")
+    ax.legend(frameon=False, fontsize="small")
+    return _with_data(ax, data)
+
+
+def plot_omega(*fits: object, names: list[str] | None = None, level: float = 0.95, ax: Any = None) -> "Axes":
+    """Fixed effects with confidence intervals, the fits side by side.
+
+    Parameters
+    ----------
+    *fits : Fit or fitted estimator
+    names : list of str, optional
+    level : float, default 0.95
+    ax : matplotlib Axes, optional
+    """
+    from scipy.stats import norm
+
+    ax = _axes(ax)
+    z = norm.ppf(0.5 + level / 2)
+    named = _named(fits, names)
+    tables = []
+    for k, (color, (name, fit)) in enumerate(zip(_colors(), named, strict=False)):
+        table = fit.to_frame().iloc[:-3].reset_index()
+        table = table.assign(fit=name, lower=table["estimate"] - z * table["se"], upper=table["estimate"] + z * table["se"])
+        tables.append(table[["fit", "parameter", "estimate", "lower", "upper"]])
+        x = np.arange(len(table)) + 0.7 * ((k + 0.5) / len(named) - 0.5)
+        ax.errorbar(x, table["estimate"], yerr=z * table["se"], fmt="o", ms=3, lw=1, color=color, label=name)
+    data = pd.concat(tables, ignore_index=True)
+    labels = list(dict.fromkeys(data["parameter"]))
+    ax.set_xticks(np.arange(len(labels)), labels, rotation=90, fontsize="small")
+    ax.axhline(0.0, color="0.6", lw=0.8)
+    ax.set_ylabel(f"fixed effect, {level:.0%} interval")
+    ax.legend(frameon=False, fontsize="small")
+    return _with_data(ax, data)
+
+
+def plot_compare(fit_a: object, fit_b: object, names: list[str] | None = None, ax: Any = None) -> "Axes":
+    """Posterior means of β of one fit against another's, with the line of equality.
+
+    Parameters
+    ----------
+    fit_a, fit_b : Fit or fitted estimator
+        Of the same features; `fit_a` on the horizontal axis.
+    names : list of str, optional
+    ax : matplotlib Axes, optional
+    """
+    ax = _axes(ax)
+    (name_a, a), (name_b, b) = _named((fit_a, fit_b), names)
+    data = pd.DataFrame({"a": a.beta_mean, "b": b.beta_mean})
+    ax.scatter(data["a"], data["b"], s=3, alpha=0.4, color=COLORS[0], linewidths=0, rasterized=True)
+    ends = [float(data.min().min()), float(data.max().max())]
+    ax.plot(ends, ends, color="0.4", lw=0.8)
+    ax.set_xlabel(f"E[$\\beta_j$], {name_a}")
+    ax.set_ylabel(f"E[$\\beta_j$], {name_b}")
+    if data["a"].any() and data["b"].any():
+        rmse = np.sqrt(((data["a"] - data["b"]) ** 2).mean())
+        text = f"correlation {data.corr().iloc[0, 1]:.6f}\nRMSE {rmse:.3g}"
+        ax.text(0.05, 0.95, text, transform=ax.transAxes, va="top", fontsize="small")
+    return _with_data(ax, data.set_axis([name_a, name_b], axis=1))
+
+
+def plot_variances(fit_a: object, fit_b: object, names: list[str] | None = None, ax: Any = None) -> "Axes":
+    """Histogram of Var(β_j) of the second fit over the first's: below 1, the second is overconfident.
+
+    Parameters
+    ----------
+    fit_a, fit_b : Fit or fitted estimator
+    names : list of str, optional
+    ax : matplotlib Axes, optional
+    """
+    ax = _axes(ax)
+    (name_a, a), (name_b, b) = _named((fit_a, fit_b), names)
+    if not a.beta_var.all():
+        raise ValueError(f"{name_a} has Var(β_j) = 0 (σ²_β = 0): no ratio to it exists.")
+    ratio = b.beta_var / a.beta_var
+    ax.hist(ratio, bins=60, color=COLORS[0], alpha=0.8)
+    ax.axvline(1.0, color="0.4", lw=0.8)
+    ax.axvline(ratio.mean(), color=COLORS[1], label=f"mean {ratio.mean():.4g}")
+    ax.set_xlabel(f"Var($\\beta_j$), {name_b} / {name_a}")
+    ax.set_ylabel("features")
+    ax.legend(frameon=False, fontsize="small")
+    return _with_data(ax, pd.DataFrame({"ratio": ratio}))
+
+
+def _axes(ax: Any) -> Any:
+    if ax is not None:
+        return ax
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError('Plots need matplotlib: pip install "fastlmm_vi[plot]".') from error
+    return plt.subplots(layout="constrained")[1]
+
+
+def _named(fits: tuple[object, ...], names: list[str] | None) -> list[tuple[str, Any]]:
+    results = [as_fit(fit) for fit in fits]
+    return list(zip(names or default_names(results), results, strict=True))
+
+
+def _colors() -> list[str]:
+    return COLORS * 5
+
+
+def _marker(table: pd.DataFrame) -> str | None:
+    return "." if len(table) < 50 else None
+
+
+def _log_iterations(ax: Any) -> None:
+    ax.set_xscale("log")
+    ax.set_xlabel("iteration + 1 (1 is the start)")
+
+
+def _focus(ax: Any, data: pd.DataFrame) -> None:
+    """Leave the first iterates, which are far below, outside the picture."""
+    values = data[["loglik", "elbo"]].to_numpy().ravel()
+    values = values[np.isfinite(values)]
+    top, low = values.max(), np.quantile(values, 0.05)
+    ax.set_ylim(top - 1.3 * max(top - low, 1e-6), top + 0.15 * max(top - low, 1e-6))
+
+
+def _with_data(ax: Any, data: pd.DataFrame) -> Any:
+    ax.fastlmm_vi_data = data
+    return ax

@@ -1,0 +1,238 @@
+"""The whole study of the 1000 × 6000 data: exact and mean-field fits, their comparison, tables, files, pictures."""
+
+import importlib.util
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from . import __version__
+from .compare import beta_comparison, compare
+from .datasets import XYZ
+from .result import Fit
+from .wide.estimator import WideLMM
+from .wide.spectrum import Spectrum
+
+METHODS: Mapping[str, Mapping[str, Any]] = {
+    "em": {"method": "em"},
+    "newton": {"method": "newton"},
+    "reml": {"method": "newton", "reml": True},
+    "mfvi": {"method": "mfvi", "solver": "collapsed"},
+}
+EXTRA: Mapping[str, Mapping[str, Any]] = {
+    "mfvi_sweep": {"method": "mfvi", "solver": "sweep"},
+    "mfvi_plain": {"method": "mfvi", "solver": "collapsed", "accelerate": False},
+    "mfvi_loglik": {"method": "mfvi", "theta_by": "loglik", "solver": "sweep"},
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """All fits of one data set: `fits` is the literal model (Z as given, no intercept), `fits_intercept` adds one."""
+
+    data: XYZ
+    fits: Mapping[str, Fit]
+    fits_intercept: Mapping[str, Fit]
+    extra: Mapping[str, Fit]
+    spectrum_seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the contents of `estimates.json`."""
+        return {
+            "version": __version__,
+            "data": describe(self.data),
+            "spectrum_seconds": self.spectrum_seconds,
+            "fits": {name: estimates(fit) for name, fit in self.fits.items()},
+            "fits_intercept": {name: estimates(fit) for name, fit in self.fits_intercept.items()},
+            **{name: estimates(fit) for name, fit in self.extra.items()},
+            "comparison": {
+                "same_theta": beta_comparison(self.extra["mfvi_loglik"], self.fits["newton"]),
+                "own_theta": beta_comparison(self.fits["mfvi"], self.fits["newton"]),
+            },
+        }
+
+
+def run(data: XYZ, report: Callable[[str], None] = lambda stage: None) -> Study:
+    """Fit everything; the eigenbasis of X Xᵀ is made once and serves every fit."""
+    report("eigenbasis of X Xᵀ")
+    start = time.perf_counter()
+    spectrum = Spectrum.of(data.X)
+    seconds = time.perf_counter() - start
+
+    def fit(label: str, options: Mapping[str, Any], intercept: bool) -> Fit:
+        report(f"{label}{' with intercept' if intercept else ''}")
+        model = WideLMM(**options, fit_intercept=intercept)
+        covariates = pd.DataFrame(data.Z, columns=list(data.Z_names)) if data.Z_names else None
+        return model.fit(data.X, data.y, covariates, spectrum=spectrum).fit_
+
+    return Study(
+        data=data,
+        fits={name: fit(name, options, False) for name, options in METHODS.items()},
+        fits_intercept={name: fit(name, options, True) for name, options in METHODS.items()},
+        extra={name: fit(name, options, False) for name, options in EXTRA.items()},
+        spectrum_seconds=seconds,
+    )
+
+
+def describe(data: XYZ) -> dict[str, Any]:
+    """Return source, sizes and hash of the numbers."""
+    n, p = data.X.shape
+    return {"source": data.source, "n": n, "p": p, "c": data.Z.shape[1], "sha256": data.sha256}
+
+
+def estimates(fit: Fit) -> dict[str, Any]:
+    """Return one fit as plain numbers for JSON; null where a quantity does not exist."""
+    row: dict[str, Any] = {"omega": fit.omega.tolist(), "omega_se": _null(fit.omega_se)}
+    for name in ("intercept", "intercept_se", "sigma2_beta", "sigma2_beta_se", "sigma2_e", "sigma2_e_se", "pve", "pve_se"):
+        row[name] = _null(getattr(fit, name))
+    for name in ("loglik", "criterion", "elbo", "gap", "n_iter", "converged", "seconds"):
+        row[name] = _null(getattr(fit, name))
+    return row | {"status": fit.status.value, "notes": list(fit.notes)}
+
+
+def tables(study: Study) -> str:
+    """Return what `reproduce` prints: estimates without and with intercept, and the comparison of the posteriors."""
+    data, lines = describe(study.data), []
+    lines.append(f"{data['source']}: n = {data['n']}, p = {data['p']}, c = {data['c']}")
+    lines.append(f"sha256 of the numbers {data['sha256']}")
+    lines += ["", "The model as the assignment states it: y = Zω + Xβ + e, no intercept", ""]
+    lines.append(_table({**study.fits, **study.extra}))
+    lines += ["", "The same with an intercept", "", _table(study.fits_intercept)]
+    lines += ["", "Posterior of β: mean field against exact", ""]
+    same = beta_comparison(study.extra["mfvi_loglik"], study.fits["newton"])
+    own = beta_comparison(study.fits["mfvi"], study.fits["newton"])
+    frame = pd.DataFrame({"both at maximum likelihood's θ": same, "each at its own θ": own})
+    frame.index = pd.Index(["correlation of the means", "RMSE of the means", "ratio of the variances"])
+    lines.append(frame.map(lambda value: f"{value:.6g}").to_string())
+    lines += ["", "How the fits ended"]
+    for name, fit in {**study.fits, **study.extra}.items():
+        lines += [f"  {name}: {' '.join([fit.status.advice, *fit.notes])}"]
+    return "\n".join(lines)
+
+
+def write(study: Study, folder: Path) -> list[Path]:
+    """Write estimates.json, trace.csv, posterior.csv and, where matplotlib is installed, the figures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shown = {**study.fits, **study.extra}
+    paths = [write_json(study.to_dict(), folder / "estimates.json")]
+    paths.append(write_trace(shown, folder / "trace.csv"))
+    chosen = {name: shown[name] for name in ("em", "newton", "mfvi", "mfvi_loglik")}
+    paths.append(write_posterior(chosen, study.data.X_names, folder / "posterior.csv"))
+    return paths + (figures(study, folder) if importlib.util.find_spec("matplotlib") else [])
+
+
+def write_json(content: Mapping[str, Any], path: Path) -> Path:
+    """Write strict JSON (no NaN)."""
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return path
+
+
+def write_trace(fits: Mapping[str, Fit], path: Path) -> Path:
+    """Write every fit's trace below one another."""
+    frames = [fit.trace.to_frame().assign(fit=name) for name, fit in fits.items()]
+    table = pd.concat(frames, ignore_index=True)
+    table[["fit", *table.columns.drop("fit")]].to_csv(path, index=False)
+    return path
+
+
+def write_posterior(fits: Mapping[str, Fit], names: tuple[str, ...], path: Path) -> Path:
+    """Write mean and variance of every β_j, a pair of columns per fit."""
+    columns: dict[str, Any] = {"feature": list(names)}
+    for name, fit in fits.items():
+        columns |= {f"{name}_mean": fit.beta_mean, f"{name}_var": fit.beta_var}
+    pd.DataFrame(columns).to_csv(path, index=False)
+    return path
+
+
+def figures(study: Study, folder: Path) -> list[Path]:
+    """Draw the study's six pictures as PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from . import plots
+
+    fits, extra = study.fits, study.extra
+    em, newton, mfvi = fits["em"], fits["newton"], fits["mfvi"]
+    sweep, plain, same = extra["mfvi_sweep"], extra["mfvi_plain"], extra["mfvi_loglik"]
+    optimum = newton.loglik
+    ml, own = "exact, ML's θ", "mean field, ELBO's θ"
+
+    def pair(axes: Any, a: Fit, b: Fit, names: list[str]) -> None:
+        plots.plot_compare(a, b, names=names, ax=axes[0])
+        if a.beta_var.all():
+            plots.plot_variances(a, b, names=names, ax=axes[1])
+        else:
+            axes[1].text(0.5, 0.5, "σ²_β = 0: no posterior variance", ha="center")
+
+    drawings: dict[str, tuple[int, str, Callable[[Any], object]]] = {
+        "trace": (
+            2,
+            "Log-likelihood and ELBO by iteration",
+            lambda axes: [
+                plots.plot_trace(em, names=["EM"], optimum=optimum, ax=axes[0]),
+                plots.plot_trace(plain, sweep, names=["plain variational EM", "sweeps"], optimum=optimum, ax=axes[1]),
+            ],
+        ),
+        "gap": (
+            1,
+            "What mean field loses",
+            lambda axes: plots.plot_gap(
+                plain, sweep, mfvi, names=["plain variational EM", "sweeps", "collapsed Newton"], ax=axes[0]
+            ),
+        ),
+        "variances": (
+            2,
+            "Variance components by iteration",
+            lambda axes: [
+                plots.plot_variance_path(em, newton, names=["EM", "Newton (ML)"], ax=axes[0]),
+                plots.plot_variance_path(plain, sweep, names=["plain variational EM", "sweeps"], ax=axes[1]),
+            ],
+        ),
+        "omega": (
+            1,
+            "Fixed effects",
+            lambda axes: plots.plot_omega(newton, mfvi, names=["maximum likelihood", "mean field"], ax=axes[0]),
+        ),
+        "posterior_same_theta": (
+            2,
+            "Posterior of β at the same θ: equal means, smaller variances",
+            lambda axes: pair(axes, newton, same, [ml, "mean field, ML's θ"]),
+        ),
+        "posterior_own_theta": (
+            2,
+            "Posterior of β, each at its own θ",
+            lambda axes: pair(axes, newton, mfvi, [ml, own]),
+        ),
+    }
+    paths = []
+    for name, (panels, title, draw) in drawings.items():
+        figure = Figure(figsize=(5.2 * panels if panels > 1 else 8.0, 4.2), layout="constrained")
+        FigureCanvasAgg(figure)
+        draw(figure.subplots(1, panels, squeeze=False)[0])
+        figure.suptitle(title, fontsize="medium")
+        paths.append(folder / f"{name}.png")
+        figure.savefig(paths[-1], dpi=150)
+    return paths
+
+
+def _table(fits: Mapping[str, Fit]) -> str:
+    frame = compare(*fits.values(), names=list(fits))
+    frame = frame.loc[[row for row in frame.index if not row.startswith(("omega[", "beta_"))]]
+    if np.isnan(frame.loc["intercept"].astype(float)).all():
+        frame = frame.drop(index="intercept")
+    return frame.map(lambda v: "—" if isinstance(v, float) and np.isnan(v) else _short(v)).to_string()
+
+
+def _short(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) and abs(value) < 1000 else f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _null(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return [_null(x) for x in value.tolist()]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
