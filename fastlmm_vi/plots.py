@@ -50,7 +50,7 @@ def plot_trace(*fits: object, names: list[str] | None = None, optimum: float | N
     _log_iterations(ax)
     ax.set_ylabel("log-likelihood, ELBO")
     _focus(ax, data)
-    ax.legend(frameon=False, fontsize="small")
+    ax.legend(frameon=False, fontsize="small", loc="lower right")
     return _with_data(ax, data)
 
 
@@ -175,9 +175,9 @@ def plot_variances(fit_a: object, fit_b: object, names: list[str] | None = None,
     if not a.beta_var.all():
         raise ValueError(f"{name_a} has Var(β_j) = 0 (σ²_β = 0): no ratio to it exists.")
     ratio = b.beta_var / a.beta_var
-    ax.hist(ratio, bins=60, color=COLORS[0], alpha=0.8)
-    ax.axvline(1.0, color="0.4", lw=0.8)
-    ax.axvline(ratio.mean(), color=COLORS[1], label=f"mean {ratio.mean():.4g}")
+    ax.hist(ratio, bins=60, color=COLORS[0], alpha=0.8, label=f"mean {ratio.mean():.4g}")
+    if np.ptp(ratio) > 0.1 * abs(1.0 - ratio.mean()):
+        ax.axvline(1.0, color="0.4", lw=0.8, label="equal")
     ax.set_xlabel(f"Var($\\beta_j$), {name_b} / {name_a}")
     ax.set_ylabel("features")
     ax.legend(frameon=False, fontsize="small")
@@ -213,11 +213,13 @@ def _log_iterations(ax: Any) -> None:
 
 
 def _focus(ax: Any, data: pd.DataFrame) -> None:
-    """Leave the first iterates, which are far below, outside the picture."""
-    values = data[["loglik", "elbo"]].to_numpy().ravel()
+    """Leave the steep first third of the (logarithmic) iterations below the picture."""
+    late = data[np.log(data["iteration"] + 1) >= 0.3 * np.log(data["iteration"].max() + 1)]
+    values = late[["loglik", "elbo"]].to_numpy().ravel()
     values = values[np.isfinite(values)]
-    top, low = values.max(), np.quantile(values, 0.05)
-    ax.set_ylim(top - 1.3 * max(top - low, 1e-6), top + 0.15 * max(top - low, 1e-6))
+    height = max(float(np.ptp(values)), 1e-6)
+    ax.set_ylim(values.min() - 0.05 * height, values.max() + 0.1 * height)
+    ax.ticklabel_format(axis="y", useOffset=False)
 
 
 def _with_data(ax: Any, data: pd.DataFrame) -> Any:

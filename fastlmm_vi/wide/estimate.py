@@ -73,6 +73,8 @@ def mode_notes(optimum: Optimum, name: str) -> tuple[str, ...]:
 def judge(optimum: Optimum, arrived: bool, sigma2_beta: float, value: float) -> tuple[Status, tuple[str, ...]]:
     """Compare where an iteration ended with the known optimum: its status, and how far there is to go."""
     best = optimum.best
+    if optimum.status is Status.ZERO_SIGMA2_E:
+        return (Status.ZERO_SIGMA2_E if arrived or value >= best.value else Status.NOT_CONVERGED), ()
     if not arrived:
         where = "on its way to the optimum 0"
         if best.sigma2_beta > 0.0:
@@ -82,7 +84,9 @@ def judge(optimum: Optimum, arrived: bool, sigma2_beta: float, value: float) -> 
         return Status.NOT_CONVERGED, (
             f"σ²_β = {sigma2_beta:.6g} is still {where}; the criterion can rise by {best.value - value:.3g}.",
         )
-    status = Status.UNBOUNDED if optimum.status is Status.UNBOUNDED else Status.CONVERGED
+    status = optimum.status if optimum.status is Status.UNBOUNDED else Status.CONVERGED
+    if sigma2_beta == 0.0:
+        status = Status.ZERO_SIGMA2_BETA
     if best.value - value <= 1e-6 * max(1.0, abs(best.value)):
         return status, ()
     return status, (

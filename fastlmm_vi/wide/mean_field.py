@@ -107,14 +107,16 @@ def fit_sweeps(
         report=report,
     )
     s = run.state
-    if not run.converged:
-        status = Status.NOT_CONVERGED
-        notes = (f"The ELBO's largest scaled gradient is {run.gradient:.3g} (wanted: {tol:.3g}).",)
-    elif s.sigma2_beta == 0.0 and fixed is None:
-        status = Status.ZERO_SIGMA2_BETA
     if fixed is None and rotated is not None:
+        optimum = profile.maximise(rotated, profile.elbo(design.features.column_sq_norms()))
+        status, notes = judge(optimum, run.converged, s.sigma2_beta, run.elbo[-1])
         status = _shrunk(status, s.sigma2_beta, rotated)
         notes = (*notes, *_comparison(s.sigma2_beta, rotated))
+    elif fixed is None:
+        status = Status.ZERO_SIGMA2_BETA if s.sigma2_beta == 0.0 else Status.CONVERGED
+    if not run.converged and status is not Status.ZERO_SIGMA2_E:
+        status = Status.NOT_CONVERGED
+        notes = (f"The ELBO's largest scaled gradient is {run.gradient:.3g} (wanted: {tol:.3g}).", *notes)
     return Estimate(
         method="mfvi",
         criterion_name=name,

@@ -80,6 +80,8 @@ def maximise(rotated: Rotated, criterion: Criterion) -> Optimum:
         If the criterion is unbounded and has no interior maximum.
     """
     zero = evaluate(rotated, criterion, 0.0)
+    if zero.slope <= 1e-12 * criterion.h.sum():  # a slope within rounding of 0, where σ²_β leaves no trace, is none
+        zero = zero._replace(slope=min(zero.slope, 0.0))
     if not rotated.d.any():
         return Optimum(zero, Status.ZERO_SIGMA2_BETA, (zero,), np.zeros(1))
     grid = _grid(rotated.d)
@@ -95,7 +97,10 @@ def maximise(rotated: Rotated, criterion: Criterion) -> Optimum:
         gammas = np.r_[lo, gammas]  # the scan's point below the bracket is where the climb began
         rising = np.maximum.accumulate(np.r_[values[i], path_values])
         accepted = np.r_[values[i], path_values] >= rising
-        modes.append((evaluate(rotated, criterion, gammas[-1]), gammas[accepted]))
+        mode = evaluate(rotated, criterion, gammas[-1])
+        around = values[max(i - 1, 0)], values[min(i + 2, grid.size - 1)]
+        if lo == 0.0 or mode.value - max(around) > _rounding(rotated, mode):
+            modes.append((mode, gammas[accepted]))
     modes.sort(key=lambda mode: -mode[0].value)
     interior = tuple(mode for mode, _ in modes)
 
@@ -104,13 +109,13 @@ def maximise(rotated: Rotated, criterion: Criterion) -> Optimum:
             raise UnboundedLikelihoodError(
                 f"The {criterion.name} grows without end as σ²_e → 0 and has no interior maximum: X and the covariates "
                 f"can reproduce any y (n = {rotated.n}, rank of X = {rotated.n - rotated.nullity}, "
-                f"{rotated.Q.shape[1]} covariates with the intercept). Use reml=True, which is bounded here."
+                f"{rotated.Q.shape[1]} covariates with the intercept). Use method='newton', reml=True: bounded here."
             )
         return Optimum(interior[0], Status.UNBOUNDED, interior, modes[0][1])
     candidates = [(mode, Status.CONVERGED, path) for mode, path in modes]
     if zero.slope <= 0.0:
         candidates.append((zero, Status.ZERO_SIGMA2_BETA, np.zeros(1)))
-    if slopes[-1] > 0.0:
+    if slopes[-1] > 0.0 or not candidates:
         floor = evaluate(rotated, criterion, grid[-1])
         candidates.append((floor, Status.ZERO_SIGMA2_E, grid[-1:]))
     best, status, path = max(candidates, key=lambda candidate: candidate[0].value)
@@ -123,6 +128,17 @@ def _grid(d: Array) -> Array:
     positive = d[d > 0.0]
     lo, hi = np.log(1e-4 / positive.max()), np.log(1e10 / positive.min())
     return np.exp(np.linspace(lo, hi, int(np.ceil((hi - lo) / GRID_STEP)) + 1))
+
+
+def _rounding(rotated: Rotated, mode: Point) -> float:
+    """What rounding can do to the criterion: a maximum that rises less above its surroundings is none.
+
+    On the plateau at large γ QᵀV⁻¹Q can have directions of size 1 (the null space of K) and of size 1/γ.
+    """
+    d, _, Q, n = rotated
+    A = (Q.T / (1.0 + mode.gamma * d)) @ Q
+    condition = float(np.linalg.cond(A)) if Q.shape[1] else 1.0
+    return 1e-12 * (n + abs(mode.value)) * condition
 
 
 def _unbounded(rotated: Rotated, criterion: Criterion) -> bool:

@@ -14,6 +14,7 @@ from .design import Design
 from .posterior import mean_field_variances
 
 MEMORY = 4  # sweeps whose means span the subspace of an accelerated step
+FALLS = 5  # consecutive steps in which γ falls by the largest factor, after which the boundary γ = 0 is tried
 
 
 @dataclass(eq=False)
@@ -104,7 +105,7 @@ def ascend(
         return value
 
     value = record(np.nan)
-    gradient, converged = np.inf, False
+    gradient, converged, falls = np.inf, False, 0
     for iteration in range(1, max_iter + 1):
         change = features.sweep(s.gamma, s.mean, s.residual) / np.sqrt(s.sigma2_e)
         s.var = mean_field_variances(sq_norms, s.gamma, s.sigma2_e)
@@ -115,8 +116,10 @@ def ascend(
             s.residual -= Q @ shift
         if accelerate:
             space.add(s)
-            wanted = space.step(s, theta_free=fixed is None)
-            if wanted < 0.0 and no_signal is not None and no_signal[0] >= value:
+            slope = space.step(s, theta_free=fixed is None)
+            gradient = max(gradient, abs(slope))
+            falls = falls + 1 if slope < 0.0 else 0
+            if fixed is None and (falls >= FALLS or not s.mean.any()) and no_signal and no_signal[0] >= value:
                 s.mean[:], s.var[:], s.residual[:], s.a[:] = 0.0, 0.0, y, 0.0
                 s.sigma2_beta, s.sigma2_e = 0.0, no_signal[1]
         elif fixed is None:
@@ -130,7 +133,7 @@ def ascend(
         if gradient <= tol or s.sigma2_beta == 0.0:
             converged = True
             break
-        if not np.isfinite(value):
+        if not s.sigma2_e > 1e-20 * start[1]:  # y is reproduced: the ELBO rises without a maximum
             break
     values, betas, es, changes, seconds, a = map(np.array, zip(*rows, strict=True))
     return Ascent(s, values, betas, es, a, changes, seconds, converged, float(gradient))
@@ -167,16 +170,21 @@ class _Subspace:
             self.kept.append((s.mean.copy(), self.y - s.residual, s.a.copy()))
 
     def step(self, s: State, *, theta_free: bool) -> float:
-        """Move `s` to the maximum over the span, γ by a factor of 4 at most; return < 0 where γ wants to be smaller."""
+        """Move `s` to the maximum over the span, γ by a factor of 4 at most.
+
+        Returns the slope in log γ that remains where γ was held back by that factor, else 0.
+        """
+        if not self.kept:
+            return 0.0
         means, fits, effects = (np.array(part) for part in zip(*self.kept, strict=True))
         T, ritz = self._ritz(means, fits)
         h = T.T @ (fits @ self.y)
         rest = max(float(self.y @ self.y - (h**2 / ritz).sum()), 0.0)
         d = np.append(ritz, 0.0)
         data = (d, np.append(h / np.sqrt(ritz), np.sqrt(rest)), np.empty((d.size, 0)), self.n, self.sq_norms, False)
-        gamma, wanted = s.gamma, 0.0
+        gamma, slope = s.gamma, 0.0
         if theta_free:
-            gamma, wanted = _near(gamma, data)
+            gamma, slope = _near(gamma, data)
             s.sigma2_e = kernels.profile(gamma, *data)[3]
             s.sigma2_beta = gamma * s.sigma2_e
         alpha = T @ (gamma * h / (1.0 + gamma * ritz))
@@ -185,7 +193,7 @@ class _Subspace:
         if theta_free:
             s.a = alpha @ effects
         s.var = mean_field_variances(self.sq_norms, gamma, s.sigma2_e)
-        return wanted
+        return slope
 
     @staticmethod
     def _ritz(means: Array, fits: Array) -> tuple[Array, Array]:
@@ -202,13 +210,11 @@ class _Subspace:
 
 
 def _near(gamma: float, data: tuple[object, ...]) -> tuple[float, float]:
-    """The maximum of the profile between γ/4 and 4γ, and the sign of the slope where it lies at an end."""
-    lo, hi = gamma / 4.0, gamma * 4.0
+    """The maximum of the profile between γ/4 and 4γ, and its slope in log γ where it lies at an end (0 inside)."""
     value = kernels.profile(gamma, *data)[0]
-    at_lo, at_hi = kernels.profile(lo, *data), kernels.profile(hi, *data)
-    if at_lo[1] <= 0.0 and at_lo[0] >= value:
-        return lo, -1.0
-    if at_hi[1] >= 0.0 and at_hi[0] >= value:
-        return hi, 1.0
-    gammas, values = kernels.climb(lo, hi, gamma, 50, *data)
+    for end, outward in ((gamma / 4.0, -1.0), (gamma * 4.0, 1.0)):
+        at_end, slope = kernels.profile(end, *data)[:2]
+        if at_end >= value and outward * slope >= 0.0:
+            return end, end * slope
+    gammas, values = kernels.climb(gamma / 4.0, gamma * 4.0, gamma, 50, *data)
     return (float(gammas[-1]), 0.0) if values[-1] >= value else (gamma, 0.0)
