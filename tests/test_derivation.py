@@ -1,0 +1,230 @@
+"""Each formula of docs/derivation.md, evaluated by its function and by its dense twin."""
+
+import importlib
+import re
+from pathlib import Path
+
+import naive
+import numpy as np
+import pytest
+from problems import PROBLEMS
+
+from fastlmm_vi import WideLMM
+from fastlmm_vi.wide import design, information, mean_field, posterior, profile, sweeps
+from fastlmm_vi.wide.spectrum import Spectrum
+from fastlmm_vi_kernels import spectral, sweep
+
+PAGE = (Path(__file__).resolve().parents[1] / "docs" / "derivation.md").read_text(encoding="utf-8")
+PAIRS = re.findall(r"^→ `([\w.]+)` · twin `naive\.(\w+)`$", PAGE, flags=re.MULTILINE)
+SB, SE = 0.03, 0.7
+GAMMA = SB / SE
+
+
+class Setting:
+    """One problem with everything that the formulas speak of."""
+
+    def __init__(self, name):
+        self.y, self.Z, self.X = PROBLEMS[name]
+        self.design = design.build(self.X, self.y, self.Z, fit_intercept=False, standardize=False)
+        self.spectrum = Spectrum.of(self.X)
+        self.rotated = self.spectrum.rotate(self.design)
+        rng = np.random.default_rng(0)
+        self.a = rng.normal(size=self.Z.shape[1])
+        self.omega = self.design.omega(self.a)
+        p = self.X.shape[1]
+        self.mean, self.var = rng.normal(size=p), rng.gamma(2.0, 0.01, size=p)
+        self.data = (self.y, self.Z, self.X)
+        self.theta = (self.omega, SB, SE)
+        self.sq_norms = np.sum(self.X**2, axis=0)
+
+
+def check_loglik(s):
+    return spectral.marginal_loglik(SB, SE, s.a, *s.rotated), naive.loglik(*s.data, *s.theta)
+
+
+def check_posterior_mean(s):
+    return posterior.exact_mean(s.spectrum, s.rotated, GAMMA, s.a), naive.posterior(*s.data, *s.theta)[0]
+
+
+def check_em(s):
+    half = s.y.var() / 2
+    n, p = s.X.shape
+    path, a, _ = spectral.em(half, half, 30, 0.0, *s.rotated[:3], n, p, s.rotated.d)
+    expected, omega = naive.em(*s.data, 30)
+    got = np.r_[path[:, [1, 2, 0]].ravel(), s.design.omega(a)]
+    return got, np.r_[expected.ravel(), omega]
+
+
+def check_em_step(s):
+    got = spectral.em(SB, SE, 1, 0.0, *s.rotated[:3], *s.X.shape, s.rotated.d)
+    start = s.design.omega(np.zeros(s.a.size))
+    omega, sb, se = naive.em_step(*s.data, start, SB, SE)
+    return np.r_[s.design.omega(got[1]), got[0][-1, 1:]], np.r_[omega, sb, se]
+
+
+def check_variances(s):
+    return SB * s.spectrum.variances(GAMMA, block=7), np.diag(naive.posterior(*s.data, *s.theta)[1])
+
+
+def check_profile(s):
+    gammas = [1e-3, GAMMA, 3.0]
+    criterion = profile.likelihood(s.rotated)
+    got = [profile.evaluate(s.rotated, criterion, gamma).value for gamma in gammas]
+    return np.array(got), np.array([naive.profile_loglik(*s.data, gamma) for gamma in gammas])
+
+
+def check_reml(s):
+    model = WideLMM(reml=True, fit_intercept=False).fit(s.X, s.y, s.Z)
+    sb = max(model.sigma2_beta_, 1e-300)
+    return model.criterion_, naive.restricted_loglik(*s.data, sb, model.sigma2_e_)
+
+
+def check_elbo(s):
+    residual = s.y - s.Z @ s.omega - s.X @ s.mean
+    return sweeps.elbo(residual, s.sq_norms, s.mean, s.var, SB, SE), naive.elbo(*s.data, *s.theta, s.mean, s.var)
+
+
+def check_kl(s):
+    got = mean_field.kl_to_posterior(s.spectrum, s.rotated, s.mean, s.var, SB, SE, s.a)
+    difference = naive.loglik(*s.data, *s.theta) - naive.elbo(*s.data, *s.theta, s.mean, s.var)
+    return np.array([got, got]), np.array([naive.kl(*s.data, *s.theta, s.mean, s.var), difference])
+
+
+def check_mean_field_variances(s):
+    return posterior.mean_field_variances(s.sq_norms, GAMMA, SE), naive.mean_field_variances(s.X, SB, SE)
+
+
+def check_sweep(s):
+    mean, residual = s.mean.copy(), s.y - s.Z @ s.omega - s.X @ s.mean
+    sweep.sweep(np.asfortranarray(s.X), s.sq_norms, GAMMA, mean, residual)
+    expected = naive.sweep(*s.data, s.omega, s.mean, GAMMA)
+    return np.r_[mean, residual], np.r_[expected, s.y - s.Z @ s.omega - s.X @ expected]
+
+
+def ascend(s, *, accelerate, max_iter):
+    return sweeps.ascend(
+        s.design, accelerate=accelerate, fixed=None, start=(SB, SE), tol=1e-300, max_iter=max_iter, report=lambda *_: None
+    )
+
+
+def check_m_step(s):
+    run = ascend(s, accelerate=False, max_iter=2)
+    omega, mean, sb, se = s.design.omega(np.zeros(s.a.size)), np.zeros(s.X.shape[1]), SB, SE
+    for _ in range(2):
+        mean = naive.sweep(*s.data, omega, mean, sb / se)
+        var = naive.mean_field_variances(s.X, sb, se)
+        omega, sb, se = naive.mean_field_m_step(*s.data, mean, var)
+    got = np.r_[run.state.mean, s.design.omega(run.state.a), run.state.sigma2_beta, run.state.sigma2_e, run.elbo[-1]]
+    return got, np.r_[mean, omega, sb, se, naive.elbo(*s.data, omega, sb, se, mean, var)]
+
+
+def check_gap(s):
+    return spectral.mean_field_gap(np.array([GAMMA]), s.sq_norms, s.rotated.d)[0], naive.gap(s.X, GAMMA)
+
+
+def check_subspace(s):
+    run = ascend(s, accelerate=True, max_iter=1)
+    omega = s.design.omega(np.zeros(s.a.size))
+    swept = naive.sweep(*s.data, omega, np.zeros(s.X.shape[1]), GAMMA)
+    value, mean = naive.subspace_profile(*s.data, swept[None, :], run.state.gamma)
+    around = [naive.subspace_profile(*s.data, swept[None, :], run.state.gamma * f)[0] for f in (0.999, 1.001)]
+    held_back = not 0.26 < run.state.gamma / GAMMA < 3.99
+    assert held_back or value >= max(around)
+    return np.r_[run.elbo[-1], run.state.mean], np.r_[value, mean]
+
+
+def block_diagonal(first, second):
+    off = np.zeros((len(first), len(second)))
+    return np.block([[first, off], [off.T, second]])
+
+
+def check_information_ml(s):
+    best = profile.maximise(s.rotated, profile.likelihood(s.rotated)).best
+    found = information.observed_ml(s.rotated, best.sigma2_beta, best.sigma2_e, best.a)
+    assert not found.reason
+    c = s.a.size
+    theta = np.r_[s.design.omega(best.a), best.sigma2_beta, best.sigma2_e]
+    H = -naive.hessian(lambda t: naive.loglik(*s.data, t[:c], t[c], t[c + 1]), theta)
+    marginal = np.linalg.inv(H)
+    got = block_diagonal(s.design.omega_covariance(found.effects), found.variances)
+    return got, block_diagonal(marginal[:c, :c], marginal[c:, c:])
+
+
+def check_information_reml(s):
+    best = profile.maximise(s.rotated, profile.likelihood(s.rotated, reml=True)).best
+    got = information.observed_reml(s.rotated, best.sigma2_beta, best.sigma2_e, best.a)
+    assert not got.reason
+    H = -naive.hessian(lambda t: naive.restricted_loglik(*s.data, *t), [best.sigma2_beta, best.sigma2_e])
+    return got.variances, np.linalg.inv(H)
+
+
+def check_pve(s):
+    t = information.mean_projected_eigenvalue(s.rotated)
+    return SB * t / (SB * t + SE), naive.pve(s.Z, s.X, SB, SE)
+
+
+CHECKS = {
+    ("fastlmm_vi_kernels.spectral.marginal_loglik", "loglik"): check_loglik,
+    ("fastlmm_vi.wide.posterior.exact_mean", "posterior"): check_posterior_mean,
+    ("fastlmm_vi_kernels.spectral.em", "em"): check_em,
+    ("fastlmm_vi.wide.spectrum.Spectrum.rotate", "em_step"): check_em_step,
+    ("fastlmm_vi.wide.spectrum.Spectrum.variances", "posterior"): check_variances,
+    ("fastlmm_vi.wide.profile.evaluate", "profile_loglik"): check_profile,
+    ("fastlmm_vi.wide.newton.fit", "restricted_loglik"): check_reml,
+    ("fastlmm_vi.wide.sweeps.elbo", "elbo"): check_elbo,
+    ("fastlmm_vi.wide.mean_field.kl_to_posterior", "kl"): check_kl,
+    ("fastlmm_vi.wide.posterior.mean_field_variances", "mean_field_variances"): check_mean_field_variances,
+    ("fastlmm_vi_kernels.sweep.sweep", "sweep"): check_sweep,
+    ("fastlmm_vi.wide.sweeps.ascend", "mean_field_m_step"): check_m_step,
+    ("fastlmm_vi_kernels.spectral.mean_field_gap", "gap"): check_gap,
+    ("fastlmm_vi.wide.sweeps.ascend", "subspace_profile"): check_subspace,
+    ("fastlmm_vi.wide.information.observed_ml", "hessian"): check_information_ml,
+    ("fastlmm_vi.wide.information.observed_reml", "hessian"): check_information_reml,
+    ("fastlmm_vi.wide.information.mean_projected_eigenvalue", "pve"): check_pve,
+}
+# Differences of a function of size 100 with relative steps of 1e-4 carry about five digits.
+TOLERANCE = {check_information_ml: 1e-4, check_information_reml: 1e-4}
+
+
+def test_the_page_and_the_checks_name_the_same_functions():
+    assert len(PAIRS) > 10
+    assert set(PAIRS) == set(CHECKS)
+
+
+@pytest.mark.parametrize("path", sorted({path for path, _ in PAIRS}))
+def test_named_functions_exist(path):
+    parts = path.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[cut:]:
+            found = getattr(found, part)
+        assert callable(found)
+        return
+    pytest.fail(f"{path} does not exist")
+
+
+@pytest.mark.parametrize("problem", ["wide", "tall", "rank_deficient_wide", "rank_deficient_tall"])
+@pytest.mark.parametrize("pair", CHECKS, ids=lambda pair: pair[1])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_formula(pair, problem):
+    check = CHECKS[pair]
+    got, expected = check(Setting(problem))
+    np.testing.assert_allclose(got, expected, rtol=TOLERANCE.get(check, 1e-8), atol=1e-9)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("reml", [False, True])
+def test_profile_derivatives(problem, reml):
+    s = Setting(problem)
+    criterion = profile.likelihood(s.rotated, reml)
+    for gamma in (0.01, 0.3, 5.0):
+        h = 1e-4 * gamma
+        evaluate = [spectral.profile(g, *s.rotated, criterion.h, reml) for g in (gamma - h, gamma, gamma + h)]
+        slope = (evaluate[2][0] - evaluate[0][0]) / (2 * h)
+        curvature = (evaluate[2][1] - evaluate[0][1]) / (2 * h)
+        # Central differences: relative error of the step squared, and rounding over the step.
+        np.testing.assert_allclose(evaluate[1][1] * gamma, slope * gamma, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(evaluate[1][2] * gamma**2, curvature * gamma**2, rtol=1e-5, atol=1e-7)

@@ -1,0 +1,110 @@
+"""The law of the house: kernels are leaves, layers look down only, `import fastlmm_vi` pulls in nothing heavy."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+KERNELS = sorted((ROOT / "kernels" / "fastlmm_vi_kernels").glob("*.py"))
+PACKAGE = sorted((ROOT / "fastlmm_vi").rglob("*.py"))
+
+# A module may import modules of strictly lower rank only.
+RANKS = [
+    {"errors", "result", "threads", "progress"},
+    {"tables"},
+    {"compare", "datasets", "wide.storage"},
+    {"plots", "wide.design"},
+    {"wide.spectrum"},
+    {"wide.profile", "wide.information", "wide.posterior"},
+    {"wide.estimate", "wide.sweeps"},
+    {"wide.newton", "wide.em", "wide.mean_field"},
+    {"wide.fit"},
+    {"wide.estimator"},
+    {"study"},
+    {"cli"},
+]
+RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
+
+
+def imports(path):
+    """Modules imported anywhere in a file, relative ones resolved."""
+    package = [path.parts[-2]] if path.parent.name != "fastlmm_vi" else []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            if node.level == 0:
+                yield node.module, None
+                continue
+            base = ["fastlmm_vi", *package][: len(package) + 2 - node.level]
+            if node.module:
+                yield ".".join([*base, node.module]), None
+            else:
+                yield from ((".".join([*base, alias.name]), alias.name) for alias in node.names)
+
+
+def in_package(path):
+    return ".".join(path.relative_to(ROOT / "fastlmm_vi").with_suffix("").parts)
+
+
+@pytest.mark.parametrize("path", KERNELS, ids=lambda p: p.name)
+def test_kernels_are_leaves(path):
+    allowed = {"numpy", "numba", "math"} | ({"collections.abc", "typing"} if path.name == "jit.py" else set())
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            assert node.module == "jit"
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module in allowed
+        elif isinstance(node, ast.Import):
+            assert {alias.name for alias in node.names} <= allowed
+
+
+@pytest.mark.parametrize("path", [p for p in PACKAGE if p.name != "__init__.py"], ids=in_package)
+def test_layers_look_down(path):
+    own = in_package(path)
+    assert own in RANK, f"give {own} a rank"
+    for module, _ in imports(path):
+        name = module.removeprefix("fastlmm_vi.")
+        if module in ("fastlmm_vi", "fastlmm_vi.__version__") or not module.startswith("fastlmm_vi."):
+            continue
+        while name not in RANK and "." in name:
+            name = name.rpartition(".")[0]
+        assert RANK[name] < RANK[own], f"{own} imports {name}"
+
+
+def test_no_ground_floor_module_knows_a_wing():
+    for name in ("errors", "result", "threads", "progress", "compare", "plots", "datasets", "tables"):
+        source = (ROOT / "fastlmm_vi" / f"{name}.py").read_text(encoding="utf-8")
+        assert "wide" not in {part for module, _ in imports(ROOT / "fastlmm_vi" / f"{name}.py") for part in module.split(".")}
+        assert source
+
+
+def test_import_is_light():
+    code = (
+        "import sys, fastlmm_vi; heavy = {'numpy', 'numba', 'pandas', 'sklearn', 'scipy', 'matplotlib', 'typer', 'pooch'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_estimator_does_not_load_what_only_extras_need():
+    code = (
+        "import sys; from fastlmm_vi import WideLMM; heavy = {'matplotlib', 'arviz', 'formulaic', 'dask', 'typer', 'pooch'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_every_public_name_resolves():
+    import fastlmm_vi
+
+    for name in fastlmm_vi.__all__:
+        assert getattr(fastlmm_vi, name) is not None
+    assert set(fastlmm_vi.__all__) <= set(dir(fastlmm_vi))
+    with pytest.raises(AttributeError, match="no_such_name"):
+        fastlmm_vi.no_such_name  # noqa: B018
