@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,12 +14,14 @@ from .design import Design
 from .posterior import mean_field_variances
 
 MEMORY = 4  # sweeps whose means span the subspace of an accelerated step
-FALLS = 5  # consecutive steps in which γ falls by the largest factor, after which the boundary γ = 0 is tried
+REACH = 4.0  # largest factor by which an accelerated step changes γ
+FALLS = 5  # consecutive steps in which γ falls by that factor, after which the boundary γ = 0 is tried
+REPRODUCED = 1e-20  # share of the starting σ²_e below which y counts as reproduced: the ELBO has no maximum
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class State:
-    """q(β) = Π N(mean_j, var_j) and θ, with the residual y − Zω − X mean that the sweep keeps up to date."""
+    """q(β) = Π N(mean_j, var_j) and θ, with `residual` = y − Zω − X mean; sweeps overwrite mean and residual."""
 
     mean: Array
     var: Array
@@ -79,8 +81,8 @@ def ascend(
     ----------
     accelerate : bool
         False: the textbook's sweep and M-step. True: after each sweep the ELBO is maximised jointly over σ²_β, σ²_e,
-        ω and all means in the span of the last sweeps (`_Subspace`); since the current point lies in it, the ELBO
-        cannot fall.
+        ω and all means in the span of the last sweeps (`_Subspace`); the current point lies in it, so the ELBO cannot
+        fall, and a step that rounding lets fall is not taken.
     fixed : (σ²_β, σ²_e, a) or None
         Hold θ there and find q alone (`theta_by="loglik"`).
     start : (σ²_β, σ²_e)
@@ -89,69 +91,76 @@ def ascend(
     report : callable
         Called with the iteration and the gradient.
     """
-    clock = time.perf_counter
-    begin = clock()
-    features, sq_norms, Q = design.features, design.features.column_sq_norms(), design.Q
-    n, p = design.n, design.p
-    s = _start(design, fixed, start)
-    y = s.residual.copy()
-    space = _Subspace(y, n, sq_norms)
-    no_signal = _no_signal(design, sq_norms)
-    rows = []
-
-    def record(change: float) -> float:
-        value = elbo(s.residual, sq_norms, s.mean, s.var, s.sigma2_beta, s.sigma2_e)
-        rows.append((value, s.sigma2_beta, s.sigma2_e, change, clock() - begin, s.a.copy()))
-        return value
-
-    value = record(np.nan)
-    gradient, converged, falls = np.inf, False, 0
+    begin = time.perf_counter()
+    features, sq_norms = design.features, design.features.column_sq_norms()
+    s = _start(design, sq_norms, fixed, start)
+    space = _Subspace(s.residual.copy(), sq_norms, theta_free=fixed is None)
+    boundary = _Boundary(design, sq_norms) if accelerate and fixed is None else None
+    rows = [(_elbo(s, sq_norms), s.sigma2_beta, s.sigma2_e, s.a, np.nan, 0.0)]
+    gradient, converged = np.inf, False
     for iteration in range(1, max_iter + 1):
-        change = features.sweep(s.gamma, s.mean, s.residual) / np.sqrt(s.sigma2_e)
-        s.var = mean_field_variances(sq_norms, s.gamma, s.sigma2_e)
-        gradient = change
+        change = gradient = features.sweep(s.gamma, s.mean, s.residual) / np.sqrt(s.sigma2_e)
+        s = replace(s, var=mean_field_variances(sq_norms, s.gamma, s.sigma2_e))
         if fixed is None:
-            shift = Q.T @ s.residual
-            s.a += shift
-            s.residual -= Q @ shift
+            s = _fit_omega(design, s)
         if accelerate:
-            space.add(s)
-            slope = space.step(s, theta_free=fixed is None)
+            s, slope = space.step(s)
             gradient = max(gradient, abs(slope))
-            falls = falls + 1 if slope < 0.0 else 0
-            if fixed is None and (falls >= FALLS or not s.mean.any()) and no_signal and no_signal[0] >= value:
-                s.mean[:], s.var[:], s.residual[:], s.a[:] = 0.0, 0.0, y, 0.0
-                s.sigma2_beta, s.sigma2_e = 0.0, no_signal[1]
+            if boundary is not None:
+                s = boundary.reached(s, slope, rows[-1][0])
         elif fixed is None:
-            sigma2_beta = float(s.mean @ s.mean + s.var.sum()) / p
-            sigma2_e = float(s.residual @ s.residual + sq_norms @ s.var) / n
-            steps = 0.5 * p * np.log(sigma2_beta / s.sigma2_beta), 0.5 * n * np.log(sigma2_e / s.sigma2_e)
-            gradient = max(gradient, *np.abs(steps))
-            s.sigma2_beta, s.sigma2_e = sigma2_beta, sigma2_e
-        value = record(change)
+            s, slope = _m_step(s, sq_norms)
+            gradient = max(gradient, slope)
+        rows.append((_elbo(s, sq_norms), s.sigma2_beta, s.sigma2_e, s.a, change, time.perf_counter() - begin))
         report(iteration, gradient)
-        if gradient <= tol or s.sigma2_beta == 0.0:
-            converged = True
+        converged = gradient <= tol or s.sigma2_beta == 0.0
+        if converged or not s.sigma2_e > REPRODUCED * start[1]:
             break
-        if not s.sigma2_e > 1e-20 * start[1]:  # y is reproduced: the ELBO rises without a maximum
-            break
-    values, betas, es, changes, seconds, a = map(np.array, zip(*rows, strict=True))
-    return Ascent(s, values, betas, es, a, changes, seconds, converged, float(gradient))
+    values, betas, es, a, changes, seconds = map(np.array, zip(*rows, strict=True))
+    return Ascent(s, values, betas, es, a, changes, seconds, bool(converged), float(gradient))
 
 
-def _start(design: Design, fixed: tuple[float, float, Array] | None, start: tuple[float, float]) -> State:
+def _start(design: Design, sq_norms: Array, fixed: tuple[float, float, Array] | None, start: tuple[float, float]) -> State:
     sigma2_beta, sigma2_e, a = (*start, np.zeros(design.c)) if fixed is None else fixed
-    residual = design.residual - design.Q @ a
-    var = mean_field_variances(design.features.column_sq_norms(), sigma2_beta / sigma2_e, sigma2_e)
-    return State(np.zeros(design.p), var, residual, a.copy(), sigma2_beta, sigma2_e)
+    var = mean_field_variances(sq_norms, sigma2_beta / sigma2_e, sigma2_e)
+    return State(np.zeros(design.p), var, design.residual - design.Q @ a, a, sigma2_beta, sigma2_e)
 
 
-def _no_signal(design: Design, sq_norms: Array) -> tuple[float, float] | None:
-    """(log-likelihood, σ²_e) at σ²_β = 0 where the ELBO falls from there, else None: one read of X."""
-    y, n = design.residual, design.n
-    rss = float(y @ y)
-    slope = n * float((design.features.rmatvec(y) ** 2).sum()) / rss - float(sq_norms.sum())
-    return (-0.5 * n * (np.log(2 * np.pi * rss / n) + 1.0), rss / n) if slope <= 0.0 else None
+def _elbo(s: State, sq_norms: Array) -> float:
+    return elbo(s.residual, sq_norms, s.mean, s.var, s.sigma2_beta, s.sigma2_e)
+
+
+def _fit_omega(design: Design, s: State) -> State:
+    """ω by least squares of y − X mean."""
+    shift = design.Q.T @ s.residual
+    return replace(s, a=s.a + shift, residual=s.residual - design.Q @ shift)
+
+
+def _m_step(s: State, sq_norms: Array) -> tuple[State, float]:
+    """Both variances at their optimum given q, and the gradient in their logarithms before."""
+    n, p = s.residual.size, s.mean.size
+    sigma2_beta = float(s.mean @ s.mean + s.var.sum()) / p
+    sigma2_e = float(s.residual @ s.residual + sq_norms @ s.var) / n
+    slopes = 0.5 * p * (sigma2_beta / s.sigma2_beta - 1.0), 0.5 * n * (sigma2_e / s.sigma2_e - 1.0)
+    return replace(s, sigma2_beta=sigma2_beta, sigma2_e=sigma2_e), float(max(np.abs(slopes)))
+
+
+class _Boundary:
+    """σ²_β = 0, where the ELBO is the least-squares log-likelihood: taken when γ keeps falling and it is a maximum."""
+
+    def __init__(self, design: Design, sq_norms: Array) -> None:
+        y, n = design.residual, design.n
+        rss = float(y @ y)
+        self.value = -0.5 * n * (np.log(2 * np.pi * rss / n) + 1.0)
+        self.is_maximum = n * float((design.features.rmatvec(y) ** 2).sum()) / rss <= sq_norms.sum()
+        self.state = State(np.zeros(design.p), np.zeros(design.p), y.copy(), np.zeros(design.c), 0.0, rss / n)
+        self.falls = 0
+
+    def reached(self, s: State, slope: float, value: float) -> State:
+        """Return the boundary state where it is due, else `s`."""
+        self.falls = self.falls + 1 if slope < 0.0 else 0
+        due = self.falls >= FALLS or not s.mean.any()
+        return self.state if due and self.is_maximum and self.value >= value else s
 
 
 class _Subspace:
@@ -161,43 +170,47 @@ class _Subspace:
     replaced by its Rayleigh–Ritz values on the span (docs/derivation.md, section 9): the same kernel maximises it.
     """
 
-    def __init__(self, y: Array, n: int, sq_norms: Array) -> None:
-        self.y, self.n, self.sq_norms = y, n, sq_norms
+    def __init__(self, y: Array, sq_norms: Array, *, theta_free: bool) -> None:
+        self.y, self.sq_norms, self.theta_free = y, sq_norms, theta_free
         self.kept: deque[tuple[Array, Array, Array]] = deque(maxlen=MEMORY)
 
-    def add(self, s: State) -> None:
-        if s.mean.any():
-            self.kept.append((s.mean.copy(), self.y - s.residual, s.a.copy()))
+    def step(self, s: State) -> tuple[State, float]:
+        """Return the maximum over the span of the last means and this one, with γ within a factor of `REACH`.
 
-    def step(self, s: State, *, theta_free: bool) -> float:
-        """Move `s` to the maximum over the span, γ by a factor of 4 at most.
-
-        Returns the slope in log γ that remains where γ was held back by that factor, else 0.
+        Also returns the slope in log γ that remains where γ was held back by that factor, else 0.
         """
-        if not self.kept:
-            return 0.0
+        if not s.mean.any():
+            return s, 0.0
+        self.kept.append((s.mean.copy(), self.y - s.residual, s.a))
         means, fits, effects = (np.array(part) for part in zip(*self.kept, strict=True))
         T, ritz = self._ritz(means, fits)
         h = T.T @ (fits @ self.y)
         rest = max(float(self.y @ self.y - (h**2 / ritz).sum()), 0.0)
-        d = np.append(ritz, 0.0)
-        data = (d, np.append(h / np.sqrt(ritz), np.sqrt(rest)), np.empty((d.size, 0)), self.n, self.sq_norms, False)
-        gamma, slope = s.gamma, 0.0
-        if theta_free:
-            gamma, slope = _near(gamma, data)
-            s.sigma2_e = kernels.profile(gamma, *data)[3]
-            s.sigma2_beta = gamma * s.sigma2_e
+        d, y = np.append(ritz, 0.0), np.append(h / np.sqrt(ritz), np.sqrt(rest))
+        gamma, slope, sigma2_e = s.gamma, 0.0, s.sigma2_e
+        if self.theta_free:
+            gamma, slope, sigma2_e = _near(gamma, (d, y, np.empty((d.size, 0)), self.y.size, self.sq_norms, False))
         alpha = T @ (gamma * h / (1.0 + gamma * ritz))
-        s.mean = alpha @ means
-        s.residual = self.y - alpha @ fits
-        if theta_free:
-            s.a = alpha @ effects
-        s.var = mean_field_variances(self.sq_norms, gamma, s.sigma2_e)
-        return slope
+        stepped = State(
+            mean=alpha @ means,
+            var=mean_field_variances(self.sq_norms, gamma, sigma2_e),
+            residual=self.y - alpha @ fits,
+            a=alpha @ effects if self.theta_free else s.a,
+            sigma2_beta=gamma * sigma2_e if self.theta_free else s.sigma2_beta,
+            sigma2_e=sigma2_e,
+        )
+        before, after = _elbo(s, self.sq_norms), _elbo(stepped, self.sq_norms)
+        if after >= before - 1e-13 * abs(before):
+            return stepped, slope
+        self.kept.clear()
+        return s, np.inf
 
-    @staticmethod
-    def _ritz(means: Array, fits: Array) -> tuple[Array, Array]:
-        """T (k, r) with TᵀMMᵀT = I and TᵀGGᵀT = diag(ritz), directions within rounding of the others dropped."""
+    def _ritz(self, means: Array, fits: Array) -> tuple[Array, Array]:
+        """T (k, r) with TᵀMMᵀT = I and TᵀGGᵀT = diag(ritz).
+
+        Directions that are the others' to rounding are left out, and so are those whose fit is nothing but rounding
+        (where X has a null space): the best coefficient on them is 0.
+        """
         norms = np.linalg.norm(means, axis=1)
         scaled = means / norms[:, None]
         values, vectors = np.linalg.eigh(scaled @ scaled.T)
@@ -205,16 +218,16 @@ class _Subspace:
         T = vectors[:, keep] / np.sqrt(values[keep]) / norms[:, None]
         half = T.T @ fits
         ritz, W = np.linalg.eigh(half @ half.T)
-        keep = ritz > 0.0
+        keep = ritz > 1e-26 * (self.y @ self.y) * (T**2).sum(axis=0).max()
         return T @ W[:, keep], ritz[keep]
 
 
-def _near(gamma: float, data: tuple[object, ...]) -> tuple[float, float]:
-    """The maximum of the profile between γ/4 and 4γ, and its slope in log γ where it lies at an end (0 inside)."""
+def _near(gamma: float, data: tuple[object, ...]) -> tuple[float, float, float]:
+    """The γ that maximises the profile within `REACH`, its slope in log γ where that is an end (0 inside), and σ²_e."""
     value = kernels.profile(gamma, *data)[0]
-    for end, outward in ((gamma / 4.0, -1.0), (gamma * 4.0, 1.0)):
-        at_end, slope = kernels.profile(end, *data)[:2]
+    for end, outward in ((gamma / REACH, -1.0), (gamma * REACH, 1.0)):
+        at_end, slope, _, sigma2_e, _ = kernels.profile(end, *data)
         if at_end >= value and outward * slope >= 0.0:
-            return end, end * slope
-    gammas, values = kernels.climb(gamma / 4.0, gamma * 4.0, gamma, 50, *data)
-    return (float(gammas[-1]), 0.0) if values[-1] >= value else (gamma, 0.0)
+            return end, end * slope, sigma2_e
+    gammas, _ = kernels.climb(gamma / REACH, gamma * REACH, gamma, 50, *data)
+    return float(gammas[-1]), 0.0, kernels.profile(gammas[-1], *data)[3]

@@ -1,0 +1,244 @@
+"""What must hold on any data: monotone criteria, ELBO ≤ log-likelihood, gap = KL, invariances; random problems."""
+
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from problems import PROBLEMS, draw
+
+from fastlmm_vi import Status, UnboundedLikelihoodError, WideLMM
+from fastlmm_vi.errors import ConvergenceWarning
+from fastlmm_vi.wide import design, mean_field, profile, sweeps
+from fastlmm_vi.wide.spectrum import Spectrum
+from fastlmm_vi_kernels import spectral
+
+METHODS = {
+    "newton": {"method": "newton"},
+    "em": {"method": "em", "max_iter": 200},
+    "collapsed": {"method": "mfvi", "solver": "collapsed"},
+    "collapsed_plain": {"method": "mfvi", "solver": "collapsed", "accelerate": False, "max_iter": 200},
+    "sweep": {"method": "mfvi", "solver": "sweep", "max_iter": 500},
+    "sweep_plain": {"method": "mfvi", "solver": "sweep", "accelerate": False, "max_iter": 100},
+    "sweep_loglik": {"method": "mfvi", "solver": "sweep", "theta_by": "loglik", "max_iter": 500},
+}
+
+
+@st.composite
+def problems(draw_value):
+    n = draw_value(st.integers(8, 40))
+    p = draw_value(st.sampled_from([1, 2, n // 2, n - 1, n, n + 1, 2 * n, 80]))
+    c = draw_value(st.integers(0, 3))
+    rank = draw_value(st.sampled_from([None, None, 1, 3]))
+    return draw(
+        draw_value(st.integers(0, 10**6)),
+        n,
+        p,
+        c,
+        signal=draw_value(st.sampled_from([0.05, 0.5, 0.95])),
+        rank=None if rank is None or rank > p else rank,
+        constant_column=draw_value(st.booleans()),
+        scale=draw_value(st.sampled_from([1e-4, 1.0, 1e3])),
+    )
+
+
+def fit(problem, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return WideLMM(fit_intercept=False, **options).fit(problem.X, problem.y, problem.Z)
+
+
+def fit_or_skip(problem, **options):
+    """Problems whose likelihood is unbounded without an interior maximum have no fit: that error is tested apart."""
+    try:
+        return fit(problem, **options)
+    except UnboundedLikelihoodError:
+        assume(False)
+
+
+@settings(max_examples=60, deadline=None)
+@given(problem=problems(), name=st.sampled_from(sorted(METHODS)))
+def test_trace_invariants(problem, name):
+    model = fit_or_skip(problem, **METHODS[name])
+    trace, criterion = model.trace_, model.fit_.trace.criterion
+    size = 1.0 + np.abs(criterion).max()
+    assert (np.diff(criterion) >= -1e-11 * size).all()
+    if model.elbo_ is not None:
+        assert (trace["elbo"] <= trace["loglik"] + 1e-9 * size).all()
+        assert (np.diff(trace["elbo"]) >= -1e-11 * size).all()
+    assert criterion[-1] == pytest.approx(model.criterion_, abs=1e-9 * size)
+    assert trace["loglik"].iloc[-1] == pytest.approx(model.loglik_, abs=1e-9 * size)
+    assert (trace["sigma2_beta"] >= 0).all()
+    assert (trace["sigma2_e"] > 0).all()
+    finite = [model.coef_, model.omega_, model.beta_var_, model.loglik_, model.criterion_, model.pve_]
+    assert all(np.isfinite(value).all() for value in finite)
+
+
+@settings(max_examples=40, deadline=None)
+@given(problem=problems(), accelerate=st.booleans(), iterations=st.integers(1, 4))
+def test_gap_is_kl_at_unconverged_iterates(problem, accelerate, iterations):
+    data = design.build(problem.X, problem.y, problem.Z, fit_intercept=False, standardize=False)
+    spectrum = Spectrum.of(problem.X)
+    rotated = spectrum.rotate(data)
+    half = problem.y.var() / 2
+    run = sweeps.ascend(
+        data,
+        accelerate=accelerate,
+        fixed=None,
+        start=(half / np.mean(problem.X**2) / problem.X.shape[1], half),
+        tol=1e-300,
+        max_iter=iterations,
+        report=lambda *_: None,
+    )
+    s = run.state
+    assume(s.sigma2_beta > 0 and s.sigma2_e > 1e-8 * half)
+    loglik = spectral.marginal_loglik(s.sigma2_beta, s.sigma2_e, s.a, *rotated)
+    kl = mean_field.kl_to_posterior(spectrum, rotated, s.mean, s.var, s.sigma2_beta, s.sigma2_e, s.a)
+    assert loglik - run.elbo[-1] == pytest.approx(kl, abs=1e-8, rel=1e-8)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_solvers_agree_and_the_gap_has_its_short_form(name):
+    problem = PROBLEMS[name]
+    collapsed = fit(problem, method="mfvi", solver="collapsed")
+    swept = fit(problem, method="mfvi", solver="sweep")
+    assert collapsed.converged_
+    assert swept.converged_
+    assert swept.elbo_ == pytest.approx(collapsed.elbo_, abs=1e-6)
+    np.testing.assert_allclose(swept.sigma2_beta_, collapsed.sigma2_beta_, rtol=1e-4, atol=1e-12)
+    spectrum = Spectrum.of(problem.X)
+    for model, tolerance in ((collapsed, 1e-8), (swept, 1e-6)):
+        gamma = np.array([model.sigma2_beta_ / model.sigma2_e_])
+        norms = spectrum.features.column_sq_norms()
+        short = spectral.mean_field_gap(gamma, norms, spectrum.eigenvalues)[0]
+        assert model.fit_.gap == pytest.approx(short, abs=tolerance)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_theta_by_loglik_keeps_the_exact_theta_and_mean(name):
+    problem = PROBLEMS[name]
+    exact = fit(problem)
+    for solver in ("collapsed", "sweep"):
+        model = fit(problem, method="mfvi", theta_by="loglik", solver=solver)
+        assert model.sigma2_beta_ == exact.sigma2_beta_
+        assert model.sigma2_e_ == exact.sigma2_e_
+        assert model.criterion_ == pytest.approx(exact.loglik_, abs=1e-9)
+        np.testing.assert_allclose(model.omega_, exact.omega_, rtol=1e-12)
+        sd = np.sqrt(exact.beta_var_).max()
+        np.testing.assert_allclose(model.coef_, exact.coef_, atol=1e-4 * sd + 1e-12)
+        assert (model.beta_var_ <= exact.beta_var_ * (1 + 1e-9) + 1e-300).all()
+        assert model.elbo_ <= exact.loglik_ + 1e-9
+        np.testing.assert_allclose(model.sigma2_beta_se_, exact.sigma2_beta_se_, rtol=1e-9)
+
+
+def test_orthogonal_features_make_mean_field_exact():
+    problem = draw(3, 40, 12, 2)
+    Q, _ = np.linalg.qr(np.column_stack([problem.Z, problem.X]))
+    X = 5.0 * Q[:, 2:]
+    problem = problem._replace(X=X, y=problem.Z.sum(axis=1) + X @ np.full(12, 0.5) + problem.y)
+    exact, model = fit(problem), fit(problem, method="mfvi")
+    assert model.fit_.gap == pytest.approx(0.0, abs=1e-10)
+    np.testing.assert_allclose(model.sigma2_beta_, exact.sigma2_beta_, rtol=1e-8)
+    np.testing.assert_allclose(model.beta_var_, exact.beta_var_, rtol=1e-8)
+
+
+@pytest.mark.parametrize("options", [{}, {"reml": True}, {"method": "em"}, {"method": "mfvi"}], ids=str)
+@pytest.mark.parametrize("name", ["wide", "tall"])
+def test_invariances(name, options):
+    y, Z, X = problem = PROBLEMS[name]
+    n, c = Z.shape
+    model = fit(problem, **options)
+    # An EM fit ends within its tolerance of 1e-6, the others at rounding.
+    rtol = 3e-6 if options.get("method") == "em" else 1e-8
+    rng = np.random.default_rng(0)
+
+    rows, columns = rng.permutation(n), rng.permutation(X.shape[1])
+    other = fit(problem._replace(y=y[rows], Z=Z[rows], X=X[rows][:, columns]), **options)
+    assert other.criterion_ == pytest.approx(model.criterion_, abs=1e-8)
+    np.testing.assert_allclose(other.coef_, model.coef_[columns], rtol=rtol, atol=rtol)
+    np.testing.assert_allclose(other.beta_var_, model.beta_var_[columns], rtol=rtol)
+
+    for unit in (1e-6, 1e5):
+        other = fit(problem._replace(y=unit * y), **options)
+        degrees = n - c if options.get("reml") else n
+        assert other.criterion_ == pytest.approx(model.criterion_ - degrees * np.log(unit), rel=1e-9)
+        np.testing.assert_allclose(other.sigma2_beta_, unit**2 * model.sigma2_beta_, rtol=rtol)
+        np.testing.assert_allclose(other.sigma2_e_, unit**2 * model.sigma2_e_, rtol=rtol)
+
+    other = fit(problem._replace(y=y + Z @ np.full(c, 3.0)), **options)
+    np.testing.assert_allclose(other.omega_, model.omega_ + 3.0, rtol=rtol)
+    np.testing.assert_allclose(other.sigma2_beta_, model.sigma2_beta_, rtol=rtol)
+
+    # EM starts from var(y)/2 for both variances, on which the unit of X has a bearing, its optimum has not.
+    other = fit(problem._replace(X=100.0 * X), **options)
+    np.testing.assert_allclose(other.sigma2_beta_, 1e-4 * model.sigma2_beta_, rtol=rtol)
+    assert other.criterion_ == pytest.approx(model.criterion_, abs=1e-8)
+
+    if options.get("method") != "mfvi":  # mean field is not invariant to a rotation of β
+        rotation, _ = np.linalg.qr(rng.normal(size=(X.shape[1], X.shape[1])))
+        other = fit(problem._replace(X=X @ rotation), **options)
+        assert other.criterion_ == pytest.approx(model.criterion_, abs=1e-8)
+        np.testing.assert_allclose(other.coef_, rotation.T @ model.coef_, rtol=rtol, atol=rtol)
+
+    turn, _ = np.linalg.qr(rng.normal(size=(n, n)))
+    other = fit(problem._replace(y=turn @ y, Z=turn @ Z, X=turn @ X), **options)
+    assert other.criterion_ == pytest.approx(model.criterion_, abs=1e-8)
+    np.testing.assert_allclose(other.coef_, model.coef_, rtol=rtol, atol=rtol)
+
+
+@settings(max_examples=25, deadline=None)
+@given(problem=problems(), reml=st.booleans())
+def test_newton_is_at_the_top_of_a_dense_scan(problem, reml):
+    model = fit_or_skip(problem, reml=reml)
+    assume(model.status_ in (Status.CONVERGED, Status.ZERO_SIGMA2_BETA))
+    data = design.build(problem.X, problem.y, problem.Z, fit_intercept=False, standardize=False)
+    rotated = Spectrum.of(problem.X).rotate(data)
+    assume(rotated.d.any())
+    criterion = profile.likelihood(rotated, reml)
+    gammas = np.geomspace(1e-6 / rotated.d.max(), 1e5 / rotated.d[rotated.d > 0].min(), 3000)
+    values, _ = spectral.scan(gammas, *rotated, criterion.h, reml)
+    shift = data.log_abs_R if reml else 0.0
+    assert model.criterion_ + shift >= values.max() - 1e-9 * (1 + abs(values.max()))
+
+
+@pytest.mark.parametrize("name", ["wide", "tall", "rank_deficient_wide"])
+def test_em_ends_where_newton_does(name):
+    problem = PROBLEMS[name]
+    em, newton = fit(problem, method="em"), fit(problem)
+    assert em.converged_
+    np.testing.assert_allclose(em.sigma2_beta_, newton.sigma2_beta_, rtol=1e-4)
+    assert em.loglik_ == pytest.approx(newton.loglik_, abs=1e-7)
+
+
+def test_em_that_stops_early_says_how_far_it_is():
+    with pytest.warns(ConvergenceWarning, match=r"above the optimum|below the optimum"):
+        model = WideLMM("em", max_iter=5, fit_intercept=False).fit(*[PROBLEMS["wide"][i] for i in (2, 0, 1)])
+    assert not model.converged_
+    assert model.n_iter_ == 5
+    assert np.isnan(model.sigma2_beta_se_)
+    assert "not at the optimum" in model.fit_.se_note
+
+
+def test_plain_variational_em_reaches_the_same_optimum():
+    problem = PROBLEMS["tall"]
+    optimum = fit(problem, method="mfvi")
+    for solver in ("collapsed", "sweep"):
+        plain = fit(problem, method="mfvi", solver=solver, accelerate=False)
+        assert plain.converged_
+        np.testing.assert_allclose(plain.sigma2_beta_, optimum.sigma2_beta_, rtol=1e-4)
+
+
+def test_reml_is_bayesian_ridge_on_contrasts():
+    import naive
+    from sklearn.linear_model import BayesianRidge
+
+    y, Z, X = problem = PROBLEMS["wide"]
+    model = fit(problem, reml=True)
+    Xc, yc = naive.contrasts(y, Z, X)
+    ridge = BayesianRidge(
+        fit_intercept=False, alpha_1=0, alpha_2=0, lambda_1=0, lambda_2=0, tol=1e-14, max_iter=100_000
+    ).fit(Xc, yc)
+    np.testing.assert_allclose(1 / ridge.lambda_, model.sigma2_beta_, rtol=1e-10)
+    np.testing.assert_allclose(1 / ridge.alpha_, model.sigma2_e_, rtol=1e-10)
+    np.testing.assert_allclose(ridge.coef_, model.coef_, rtol=1e-9, atol=1e-12)

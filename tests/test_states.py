@@ -1,0 +1,112 @@
+"""Every state a fit can end in, on a problem made or found for it."""
+
+import numpy as np
+import pytest
+from problems import draw
+
+from fastlmm_vi import Status, UnboundedLikelihoodError, WideLMM
+from fastlmm_vi.datasets import make_xyz_twin
+
+
+@pytest.fixture(scope="module")
+def twin():
+    return make_xyz_twin()
+
+
+def centred(X):
+    return X - X.mean(axis=0)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_centred_features_with_an_intercept(twin):
+    X = centred(twin.X)
+    assert WideLMM(reml=True).fit(X, twin.y, twin.Z).criterion_ == pytest.approx(
+        WideLMM(reml=True).fit(twin.X, twin.y, twin.Z).criterion_, abs=1e-8
+    )
+    newton, em = WideLMM().fit(X, twin.y, twin.Z), WideLMM("em").fit(X, twin.y, twin.Z)
+    for model in (newton, em):
+        assert model.status_ is Status.UNBOUNDED
+        assert model.converged_
+        assert "reml=True" in model.fit_.summary()
+    np.testing.assert_allclose(em.sigma2_beta_, newton.sigma2_beta_, rtol=1e-4)
+    h = 1e-4 * newton.sigma2_beta_
+    assert newton.sigma2_beta_se_ > h
+    mean_field = WideLMM("mfvi").fit(X, twin.y, twin.Z)
+    swept = WideLMM("mfvi", solver="sweep").fit(X, twin.y, twin.Z)
+    assert mean_field.status_ is swept.status_ is Status.SHRUNK
+    assert swept.elbo_ == pytest.approx(mean_field.elbo_, abs=1e-6)
+
+
+def test_em_on_the_twin_converges_to_newton(twin):
+    em, newton = (WideLMM(m, fit_intercept=False).fit(twin.X, twin.y, twin.Z) for m in ("em", "newton"))
+    assert em.converged_
+    np.testing.assert_allclose(em.sigma2_beta_, newton.sigma2_beta_, rtol=1e-4)
+
+
+def test_unbounded_without_any_centring():
+    bounded = draw(0, 60, 55, 10, signal=0.3)
+    with pytest.warns(UserWarning, match="grows without end"):
+        model = WideLMM(fit_intercept=False).fit(bounded.X, bounded.y, bounded.Z)
+    assert model.status_ is Status.UNBOUNDED
+    assert model.converged_
+    assert WideLMM(reml=True, fit_intercept=False).fit(bounded.X, bounded.y, bounded.Z).status_ is Status.CONVERGED
+
+
+@pytest.mark.parametrize("options", [{}, {"method": "em"}, {"method": "mfvi"}, {"method": "mfvi", "solver": "sweep"}])
+def test_unbounded_and_nothing_to_return(options):
+    nothing = draw(0, 60, 55, 10, signal=0.0)
+    with pytest.raises(UnboundedLikelihoodError, match="reml=True"):
+        WideLMM(fit_intercept=False, **options).fit(nothing.X, nothing.y, nothing.Z)
+    model = WideLMM(reml=True, fit_intercept=False).fit(nothing.X, nothing.y, nothing.Z)
+    assert model.status_ is Status.ZERO_SIGMA2_BETA
+
+
+def found(seed):
+    """The generator in which the two problems below were searched for."""
+    rng = np.random.default_rng(seed)
+    n, p = rng.integers(5, 9), rng.integers(2, 20)
+    X = rng.normal(size=(n, p)) * np.exp(rng.normal(size=p) * 2)
+    return X, rng.standard_t(2, size=n)
+
+
+def test_two_interior_maxima_of_reml():
+    X, y = found(172)
+    model = WideLMM(reml=True).fit(X, y)
+    values = [mode[2] for mode in model.fit_.modes]
+    interior = [mode for mode in model.fit_.modes if 0 < mode[0] / mode[1] < 1e8]
+    assert len(interior) == 2
+    assert model.status_ is Status.CONVERGED
+    assert values == sorted(values, reverse=True)
+    assert model.criterion_ == values[0]
+    assert "other local maxima" in model.fit_.summary()
+
+
+def test_boundary_that_beats_its_interior_maximum():
+    X, y = found(11)
+    model = WideLMM(reml=True).fit(X, y)
+    assert model.status_ is Status.ZERO_SIGMA2_BETA
+    assert model.sigma2_beta_ == 0.0
+    assert any(mode[0] > 0 for mode in model.fit_.modes[1:])
+
+
+@pytest.mark.parametrize("options", [{}, {"reml": True}, {"method": "em"}, {"method": "mfvi", "solver": "sweep"}], ids=str)
+def test_data_without_noise(options):
+    problem = draw(1, 40, 6, 1)
+    model = WideLMM(**options).fit(problem.X, 1.0 + problem.X @ np.arange(6.0))
+    assert model.status_ is Status.ZERO_SIGMA2_E
+    np.testing.assert_allclose(model.coef_, np.arange(6.0), atol=1e-6)
+    assert np.isnan(model.sigma2_e_se_)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("X", [np.zeros((30, 4)), np.ones((30, 4))], ids=["zero", "constant"])
+@pytest.mark.parametrize("options", [{}, {"reml": True}, {"method": "mfvi"}, {"method": "mfvi", "solver": "sweep"}], ids=str)
+def test_features_that_say_nothing(options, X):
+    model = WideLMM(**options).fit(X, np.random.default_rng(0).normal(size=30))
+    assert model.status_ is Status.ZERO_SIGMA2_BETA
+    assert not model.coef_.any()
+
+
+def test_no_advice_is_missing():
+    assert all(len(status.advice) > 20 for status in Status)
+    assert [status for status in Status if not status.converged] == [Status.NOT_CONVERGED]
