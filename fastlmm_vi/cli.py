@@ -13,17 +13,29 @@ from .errors import DataError, UnboundedLikelihoodError
 from .progress import stages
 from .wide.estimator import WideLMM
 
-app = typer.Typer(
-    help="Linear mixed models that are wide, fast and honest about their uncertainty.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fastlmm_vi {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    """Linear mixed models that are wide, fast and honest about their uncertainty."""
 
 
 @app.command()
 def reproduce(
     data: Annotated[
-        str | None, typer.Option(help="A file in the layout of XYZ_MoM.txt, or xyz_mom to download it. Default: the twin.")
+        str | None,
+        typer.Option(help="A file in the layout of XYZ_MoM.txt, or xyz_mom to download it. Default: the twin."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for estimates.json, trace.csv, posterior.csv and figures.")] = Path(
         "study"

@@ -88,7 +88,7 @@ def make_xyz_twin(seed: int = 0, n: int = 1000, p: int = 6000, c: int = 30) -> X
     >>> data.y.shape, data.Z.shape, data.X.shape
     ((20,), (20, 2), (20, 50))
     """
-    stream = np.random.RandomState([TWIN_KEY, seed])  # noqa: NPY002 - its stream is frozen by numpy policy (NEP 19)
+    stream = np.random.RandomState([TWIN_KEY, seed])
     X = np.round(stream.standard_normal((n, p)) / np.sqrt(p), 8)
     Z = np.round(stream.standard_normal((n, c)), 8)
     omega = 0.03 * stream.standard_normal(c)

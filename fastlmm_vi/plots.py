@@ -123,7 +123,9 @@ def plot_omega(*fits: object, names: list[str] | None = None, level: float = 0.9
     tables = []
     for k, (color, (name, fit)) in enumerate(zip(_colors(), named, strict=False)):
         table = fit.to_frame().iloc[:-3].reset_index()
-        table = table.assign(fit=name, lower=table["estimate"] - z * table["se"], upper=table["estimate"] + z * table["se"])
+        table = table.assign(
+            fit=name, lower=table["estimate"] - z * table["se"], upper=table["estimate"] + z * table["se"]
+        )
         tables.append(table[["fit", "parameter", "estimate", "lower", "upper"]])
         x = np.arange(len(table)) + 0.7 * ((k + 0.5) / len(named) - 0.5)
         ax.errorbar(x, table["estimate"], yerr=z * table["se"], fmt="o", ms=3, lw=1, color=color, label=name)

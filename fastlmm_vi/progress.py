@@ -1,5 +1,6 @@
 """Progress of long work on standard error: silent unless asked for."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -11,14 +12,24 @@ Report = Callable[[str, int, float], None]
 
 @contextmanager
 def stages(show: bool) -> Iterator[Callable[[str], None]]:
-    """Yield `report(text)`, which shows what is being done and for how long, or does nothing."""
+    """Yield `report(text)`: a live line with the time taken on a terminal, a line a second elsewhere, or nothing."""
+    console = Console(stderr=True)
     if not show:
         yield lambda text: None
-        return
-    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda text: bar.update(task, description=text)
+    elif console.is_terminal:
+        columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("", total=None)
+            yield lambda text: bar.update(task, description=text)
+    else:
+        last = [-1.0]
+
+        def report(text: str) -> None:
+            if time.monotonic() - last[0] >= 1.0:
+                console.print(text)
+                last[0] = time.monotonic()
+
+        yield report
 
 
 @contextmanager

@@ -88,7 +88,16 @@ def describe(data: XYZ) -> dict[str, Any]:
 def estimates(fit: Fit) -> dict[str, Any]:
     """Return one fit as plain numbers for JSON; null where a quantity does not exist."""
     row: dict[str, Any] = {"omega": fit.omega.tolist(), "omega_se": _null(fit.omega_se)}
-    for name in ("intercept", "intercept_se", "sigma2_beta", "sigma2_beta_se", "sigma2_e", "sigma2_e_se", "pve", "pve_se"):
+    for name in (
+        "intercept",
+        "intercept_se",
+        "sigma2_beta",
+        "sigma2_beta_se",
+        "sigma2_e",
+        "sigma2_e_se",
+        "pve",
+        "pve_se",
+    ):
         row[name] = _null(getattr(fit, name))
     for name in ("loglik", "criterion", "elbo", "gap", "n_iter", "converged", "seconds"):
         row[name] = _null(getattr(fit, name))
@@ -229,7 +238,13 @@ def _table(fits: Mapping[str, Fit]) -> str:
 
 
 def _short(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float) and abs(value) < 1000 else f"{value:.4f}" if isinstance(value, float) else str(value)
+    return (
+        f"{value:.6g}"
+        if isinstance(value, float) and abs(value) < 1000
+        else f"{value:.4f}"
+        if isinstance(value, float)
+        else str(value)
+    )
 
 
 def _null(value: Any) -> Any:

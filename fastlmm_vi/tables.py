@@ -162,5 +162,7 @@ def _checked(path: Path, names: tuple[str, ...], frame: pd.DataFrame) -> tuple[t
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):
         row, column = bad[0]
-        raise DataError(f"{path}, row {row + 1}, column {names[column]}: missing or not finite; drop or impute that row.")
+        raise DataError(
+            f"{path}, row {row + 1}, column {names[column]}: missing or not finite; drop or impute that row."
+        )
     return names, values

@@ -7,12 +7,12 @@ from pathlib import Path
 import naive
 import numpy as np
 import pytest
+from fastlmm_vi_kernels import spectral, sweep
 from problems import PROBLEMS
 
 from fastlmm_vi import WideLMM
 from fastlmm_vi.wide import design, information, mean_field, posterior, profile, sweeps
 from fastlmm_vi.wide.spectrum import Spectrum
-from fastlmm_vi_kernels import spectral, sweep
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "derivation.md").read_text(encoding="utf-8")
 PAIRS = re.findall(r"^→ `([\w.]+)` · twin `naive\.(\w+)`$", PAGE, flags=re.MULTILINE)
@@ -103,7 +103,13 @@ def check_sweep(s):
 
 def ascend(s, *, accelerate, max_iter):
     return sweeps.ascend(
-        s.design, accelerate=accelerate, fixed=None, start=(SB, SE), tol=1e-300, max_iter=max_iter, report=lambda *_: None
+        s.design,
+        accelerate=accelerate,
+        fixed=None,
+        start=(SB, SE),
+        tol=1e-300,
+        max_iter=max_iter,
+        report=lambda *_: None,
     )
 
 

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-
 from fastlmm_vi_kernels import spectral, sweep
 
 FIT_ALL = """

@@ -89,7 +89,9 @@ def test_boundary_that_beats_its_interior_maximum():
     assert any(mode[0] > 0 for mode in model.fit_.modes[1:])
 
 
-@pytest.mark.parametrize("options", [{}, {"reml": True}, {"method": "em"}, {"method": "mfvi", "solver": "sweep"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"reml": True}, {"method": "em"}, {"method": "mfvi", "solver": "sweep"}], ids=str
+)
 def test_data_without_noise(options):
     problem = draw(1, 40, 6, 1)
     model = WideLMM(**options).fit(problem.X, 1.0 + problem.X @ np.arange(6.0))
@@ -100,7 +102,9 @@ def test_data_without_noise(options):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("X", [np.zeros((30, 4)), np.ones((30, 4))], ids=["zero", "constant"])
-@pytest.mark.parametrize("options", [{}, {"reml": True}, {"method": "mfvi"}, {"method": "mfvi", "solver": "sweep"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"reml": True}, {"method": "mfvi"}, {"method": "mfvi", "solver": "sweep"}], ids=str
+)
 def test_features_that_say_nothing(options, X):
     model = WideLMM(**options).fit(X, np.random.default_rng(0).normal(size=30))
     assert model.status_ is Status.ZERO_SIGMA2_BETA

@@ -73,8 +73,8 @@ class Design:
 
     def omega_covariance(self, covariance: Array) -> Array:
         """Cov(ω) of Cov(a): R⁻¹ Cov(a) R⁻ᵀ."""
-        half = scipy.linalg.solve_triangular(self.R, covariance)
-        return scipy.linalg.solve_triangular(self.R, half.T).T
+        half = scipy.linalg.solve_triangular(self.R, covariance, check_finite=False)
+        return scipy.linalg.solve_triangular(self.R, half.T, check_finite=False).T
 
 
 def build(

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..errors import DataError
@@ -228,6 +229,18 @@ class WideLMM(RegressorMixin, BaseEstimator):
             half = scipy.stats.norm.ppf(0.5 + level / 2) * (np.sqrt(variance) if interval == "mean" else std)
             out += [mean - half, mean + half]
         return tuple(out)
+
+    def score(self, X: Any, y: Any, covariates: Any = None, sample_weight: Any = None) -> float:
+        """Return R² of `predict(X, covariates)`.
+
+        Parameters
+        ----------
+        X, covariates
+            As for `predict`.
+        y : array-like (k,)
+        sample_weight : array-like (k,), optional
+        """
+        return float(r2_score(y, self.predict(X, covariates), sample_weight=sample_weight))
 
     def _covariate_part(self, covariates: Any, k: int) -> Array | float:
         wanted = self.fit_.covariate_names

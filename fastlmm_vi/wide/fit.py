@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-
 from fastlmm_vi_kernels import spectral as kernels
 
 from .. import threads

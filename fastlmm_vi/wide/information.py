@@ -73,7 +73,7 @@ def observed_reml(rotated: Rotated, sigma2_beta: float, sigma2_e: float, a: Arra
 
 
 def mean_projected_eigenvalue(rotated: Rotated) -> float:
-    """t = tr(MK) / (n − c), M projecting off the covariates: what one unit of σ²_β adds to the variance of y."""
+    """T = tr(MK) / (n − c), M projecting off the covariates: what one unit of σ²_β adds to the variance of y."""
     d, _, Q, n = rotated
     return float((d.sum() - d @ (Q**2).sum(axis=1)) / (n - Q.shape[1]))
 

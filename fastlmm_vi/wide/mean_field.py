@@ -4,14 +4,13 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-
 from fastlmm_vi_kernels import spectral as kernels
 
 from ..errors import UnboundedLikelihoodError
 from ..result import Array, Status, Trace
 from . import posterior, profile, sweeps
 from .design import Design
-from .estimate import Estimate, judge, mode_notes, modes, point_theta, trace
+from .estimate import Estimate, judge, mode_notes, modes, trace
 from .spectrum import Rotated, Spectrum
 
 MAX_ITER = 100_000

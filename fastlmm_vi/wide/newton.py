@@ -3,7 +3,6 @@
 import time
 
 import numpy as np
-
 from fastlmm_vi_kernels import spectral as kernels
 
 from . import posterior, profile

@@ -20,6 +20,7 @@ class Exact:
     spectrum: Spectrum
     gamma: float
     sigma2_beta: float
+    center: Array | None
     scale: Array | None
 
     def variances(self) -> Array:
@@ -28,8 +29,10 @@ class Exact:
         return var if self.scale is None else var / self.scale**2
 
     def predictive(self, X: Array) -> Array:
-        """xᵀ S x of every row of X (k, p)."""
-        return self.sigma2_beta * self.spectrum.predictive(self.gamma, X if self.scale is None else X / self.scale)
+        """xᵀ S x of every row of X (k, p), centred and scaled as the fit's features were."""
+        if self.scale is not None:
+            X = (X - self.center) / self.scale
+        return self.sigma2_beta * self.spectrum.predictive(self.gamma, X)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,14 +41,15 @@ class MeanField:
 
     mean: Array
     var: Array
+    center: Array | None
 
     def variances(self) -> Array:
         """var_j, (p,)."""
         return self.var
 
     def predictive(self, X: Array) -> Array:
-        """Σ_j x_j² var_j of every row of X (k, p)."""
-        return X**2 @ self.var
+        """Σ_j x_j² var_j of every row of X (k, p), centred as the fit's features were."""
+        return (X if self.center is None else X - self.center) ** 2 @ self.var
 
 
 def exact_mean(spectrum: Spectrum, rotated: Rotated, gamma: float, a: Array) -> Array:
@@ -62,12 +66,12 @@ def mean_field_variances(column_sq_norms: Array, gamma: float, sigma2_e: float) 
 def exact(design: Design, spectrum: Spectrum, rotated: Rotated, gamma: float, sigma2_e: float, a: Array) -> Exact:
     """Return the exact posterior at (γ, σ²_e, a)."""
     mean = exact_mean(spectrum, rotated, gamma, a)
-    return Exact(_unscale(design, mean), spectrum, gamma, gamma * sigma2_e, design.scale)
+    return Exact(_unscale(design, mean), spectrum, gamma, gamma * sigma2_e, design.center, design.scale)
 
 
 def mean_field(design: Design, mean: Array, var: Array) -> MeanField:
     """Return q(β) on the original scale of X."""
-    return MeanField(_unscale(design, mean), var if design.scale is None else var / design.scale**2)
+    return MeanField(_unscale(design, mean), var if design.scale is None else var / design.scale**2, design.center)
 
 
 def _unscale(design: Design, mean: Array) -> Array:

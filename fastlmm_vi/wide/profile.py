@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-
 from fastlmm_vi_kernels import spectral as kernels
 
 from ..errors import UnboundedLikelihoodError

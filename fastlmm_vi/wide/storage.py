@@ -4,9 +4,8 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
-from scipy.linalg.blas import dsyrk
-
 from fastlmm_vi_kernels import sweep as kernels
+from scipy.linalg.blas import dsyrk
 
 from ..result import Array
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-
 from fastlmm_vi_kernels import spectral as kernels
 
 from ..result import Array
@@ -120,7 +119,9 @@ def ascend(
     return Ascent(s, values, betas, es, a, changes, seconds, bool(converged), float(gradient))
 
 
-def _start(design: Design, sq_norms: Array, fixed: tuple[float, float, Array] | None, start: tuple[float, float]) -> State:
+def _start(
+    design: Design, sq_norms: Array, fixed: tuple[float, float, Array] | None, start: tuple[float, float]
+) -> State:
     sigma2_beta, sigma2_e, a = (*start, np.zeros(design.c)) if fixed is None else fixed
     var = mean_field_variances(sq_norms, sigma2_beta / sigma2_e, sigma2_e)
     return State(np.zeros(design.p), var, design.residual - design.Q @ a, a, sigma2_beta, sigma2_e)

@@ -1,0 +1,5 @@
+"""`python -m fastlmm_vi` is the command `fastlmm-vi`."""
+
+from .cli import main
+
+main()

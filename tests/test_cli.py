@@ -1,0 +1,167 @@
+"""The command line as its users see it: files, tables, exit codes, no tracebacks."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fastlmm_vi import WideLMM
+from fastlmm_vi.datasets import make_xyz_twin, write_xyz
+
+FILES = {
+    "estimates.json",
+    "trace.csv",
+    "posterior.csv",
+    "trace.png",
+    "gap.png",
+    "variances.png",
+    "omega.png",
+    "posterior_same_theta.png",
+    "posterior_own_theta.png",
+}
+
+
+def cli(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", "fastlmm_vi", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONWARNINGS": "error"},
+    )
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    data = make_xyz_twin(n=150, p=400, c=3)
+    write_xyz(folder / "small.txt", data.y, data.Z, data.X)
+    return folder, data
+
+
+def test_reproduce_on_the_twin(tmp_path):
+    done = cli("reproduce", "--out", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+    result = json.loads((tmp_path / "out" / "estimates.json").read_text())
+    assert result["data"] == {
+        "source": "twin of XYZ_MoM (seed 0)",
+        "n": 1000,
+        "p": 6000,
+        "c": 30,
+        "sha256": make_xyz_twin().sha256,
+    }
+    for block in ("fits", "fits_intercept"):
+        assert list(result[block]) == ["em", "newton", "reml", "mfvi"]
+    for fit in (*result["fits"].values(), result["mfvi_sweep"]):
+        assert len(fit["omega"]) == 30
+        assert fit["intercept"] is None
+        assert fit["converged"] is True
+        assert fit["seconds"] > 0
+    fits = result["fits"]
+    assert fits["em"]["sigma2_beta"] == pytest.approx(fits["newton"]["sigma2_beta"], rel=1e-4)
+    assert result["mfvi_sweep"]["elbo"] == pytest.approx(fits["mfvi"]["elbo"], abs=1e-6)
+    assert fits["mfvi"]["gap"] == pytest.approx(fits["mfvi"]["loglik"] - fits["mfvi"]["elbo"])
+    assert fits["newton"]["elbo"] is None
+    assert result["fits_intercept"]["newton"]["intercept"] == pytest.approx(-0.07, abs=0.05)
+    same, own = (result["comparison"][k] for k in ("same_theta", "own_theta"))
+    assert same["beta_mean_rmse"] < 1e-6 < own["beta_mean_rmse"]
+    assert f"{fits['newton']['sigma2_beta']:.6g}" in done.stdout
+    trace = pd.read_csv(tmp_path / "out" / "trace.csv")
+    em = trace[trace["fit"] == "em"]
+    assert len(em) == fits["em"]["n_iter"] + 1
+    assert (np.diff(em["loglik"]) >= -1e-9).all()
+    assert pd.read_csv(tmp_path / "out" / "posterior.csv").shape == (6000, 9)
+
+
+def test_reproduce_on_a_file(small):
+    folder, data = small
+    done = cli("reproduce", "--data", "small.txt", "--out", "study", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((folder / "study" / "estimates.json").read_text())
+    assert result["data"]["sha256"] == data.sha256
+    assert result["data"]["source"] == "small.txt"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--reml"], ["--method", "em"], ["--method", "mfvi"], ["--method", "mfvi", "--solver", "sweep"]],
+    ids=str,
+)
+def test_fit(small, options):
+    folder, data = small
+    done = cli("fit", "small.txt", *options, "--out", "fit", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "Fixed effects" in done.stdout
+    (name, fit), *_ = json.loads((folder / "fit" / "estimates.json").read_text())["fits"].items()
+    settings = {"reml": {"reml": True}, "em": {"method": "em"}}.get(name, {"method": "mfvi", "solver": options[-1]})
+    if settings.get("solver") == "mfvi":
+        settings["solver"] = "auto"
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        model = WideLMM(**settings).fit(data.X, data.y, data.Z)
+    assert fit["sigma2_beta"] == model.sigma2_beta_
+    assert fit["loglik"] == model.loglik_
+
+
+def test_fit_chooses_columns(small):
+    folder, data = small
+    table = pd.DataFrame(
+        np.column_stack([data.X[:, :50], data.Z[:, 0], data.y]),
+        columns=[*(f"snp{j}" for j in range(50)), "age", "height"],
+    )
+    table.to_csv(folder / "named.csv", index=False)
+    done = cli("fit", "named.csv", "--y", "height", "--covariates", "age", "--features", "snp", "--reml", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "age" in done.stdout
+    model = WideLMM(reml=True).fit(data.X[:, :50], data.y, data.Z[:, 0])
+    assert f"{model.sigma2_e_:.6g}" in done.stdout
+
+
+FAULTS = {
+    "no file": (["nothing.txt"], "nothing.txt: no such file"),
+    "unknown column": (["small.txt", "--y", "Y"], "no column called 'Y'"),
+    "unknown method": (["small.txt", "--method", "magic"], "method='magic'"),
+    "unknown prefix": (["small.txt", "--covariates", "Q."], "beginning with it"),
+    "reml with em": (["small.txt", "--method", "em", "--reml"], "reml=True goes with"),
+    "both": (["small.txt", "--covariates", "X.1"], "both a covariate and a feature"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_end_in_one_message_and_code_2(small, fault):
+    arguments, message = FAULTS[fault]
+    done = cli("fit", *arguments, cwd=small[0])
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_broken_cell_is_named(small):
+    folder, _ = small
+    lines = (folder / "small.txt").read_text().splitlines()
+    cells = lines[7].split("\t")
+    cells[9] = "x"
+    lines[7] = "\t".join(cells)
+    (folder / "broken.txt").write_text("\n".join(lines))
+    for command in (["fit", "broken.txt"], ["reproduce", "--data", "broken.txt"]):
+        done = cli(*command, cwd=folder)
+        assert done.returncode == 2
+        assert "broken.txt, line 8, column X.6: 'x' is not a number" in done.stderr.replace("\n", " ")
+        assert "Traceback" not in done.stderr
+
+
+def test_help_and_version(tmp_path):
+    assert "reproduce" in cli("--help", cwd=tmp_path).stdout
+    import fastlmm_vi
+
+    assert fastlmm_vi.__version__ in cli("--version", cwd=tmp_path).stdout
