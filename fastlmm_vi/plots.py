@@ -158,7 +158,7 @@ def plot_compare(fit_a: object, fit_b: object, names: list[str] | None = None, a
     ax.set_ylabel(f"E[$\\beta_j$], {name_b}")
     if data["a"].any() and data["b"].any():
         rmse = np.sqrt(((data["a"] - data["b"]) ** 2).mean())
-        text = f"correlation {data.corr().iloc[0, 1]:.6f}\nRMSE {rmse:.3g}"
+        text = f"correlation {np.corrcoef(a.beta_mean, b.beta_mean)[0, 1]:.6f}\nRMSE {rmse:.3g}"
         ax.text(0.05, 0.95, text, transform=ax.transAxes, va="top", fontsize="small")
     return _with_data(ax, data.set_axis([name_a, name_b], axis=1))
 

@@ -93,7 +93,10 @@ class Trace:
 class Posterior(Protocol):
     """The Gaussian posterior of β at the estimates, ω held fixed; never a p × p matrix."""
 
-    mean: Array
+    @property
+    def mean(self) -> Array:
+        """E[β_j], (p,)."""
+        ...
 
     def variances(self) -> Array:
         """Var(β_j), (p,)."""

@@ -8,7 +8,7 @@ import numpy as np
 from ..result import Array, Fit, Posterior, Status, Trace
 from . import information
 from .design import Design
-from .profile import Optimum, Point
+from .profile import Optimum
 from .spectrum import Rotated
 
 
@@ -52,7 +52,7 @@ def trace(
         sigma2_beta=sigma2_beta,
         sigma2_e=sigma2_e,
         max_change=nan if max_change is None else max_change,
-        seconds=np.linspace(0.0, seconds, criterion.size) if np.isscalar(seconds) else np.asarray(seconds),
+        seconds=np.linspace(0.0, seconds, criterion.size) if isinstance(seconds, float) else seconds,
     )
 
 
@@ -84,7 +84,7 @@ def judge(optimum: Optimum, arrived: bool, sigma2_beta: float, value: float) -> 
         return Status.NOT_CONVERGED, (
             f"σ²_β = {sigma2_beta:.6g} is still {where}; the criterion can rise by {best.value - value:.3g}.",
         )
-    status = optimum.status if optimum.status is Status.UNBOUNDED else Status.CONVERGED
+    status: Status = optimum.status if optimum.status is Status.UNBOUNDED else Status.CONVERGED
     if sigma2_beta == 0.0:
         status = Status.ZERO_SIGMA2_BETA
     if best.value - value <= 1e-6 * max(1.0, abs(best.value)):
@@ -175,8 +175,3 @@ def _mean_projected_eigenvalue(design: Design, rotated: Rotated | None) -> float
         return information.mean_projected_eigenvalue(rotated)
     explained = (design.features.rmatvec(design.Q) ** 2).sum()
     return float((design.features.column_sq_norms().sum() - explained) / (design.n - design.c))
-
-
-def point_theta(point: Point) -> dict[str, float | Array]:
-    """θ of a profile point, as `Estimate` takes it."""
-    return {"sigma2_beta": point.sigma2_beta, "sigma2_e": point.sigma2_e, "a": point.a}

@@ -349,9 +349,9 @@ class WideLMM(RegressorMixin, BaseEstimator):
 
 def _check_rows(X: Any, covariates: Any) -> None:
     """Two pandas tables must mean the same rows in the same order."""
-    if isinstance(X, pd.DataFrame) and isinstance(covariates, pd.DataFrame | pd.Series):
-        if len(X) == len(covariates) and not X.index.equals(covariates.index):
-            raise DataError(
-                "X and covariates are pandas tables with different indices: align them first, e.g. "
-                "covariates.loc[X.index]."
-            )
+    if not isinstance(X, pd.DataFrame) or not isinstance(covariates, pd.DataFrame | pd.Series):
+        return
+    if len(X) == len(covariates) and not X.index.equals(covariates.index):
+        raise DataError(
+            "X and covariates are pandas tables with different indices: align them first, e.g. covariates.loc[X.index]."
+        )

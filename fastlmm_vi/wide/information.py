@@ -19,7 +19,7 @@ class Information(NamedTuple):
 def gls(rotated: Rotated, sigma2_beta: float, sigma2_e: float, reason: str) -> Information:
     """GLS covariance (Qᵀ V⁻¹ Q)⁻¹ of a alone; the variances' errors are NaN for `reason`."""
     w = 1.0 / (sigma2_e + sigma2_beta * rotated.d)
-    effects = np.linalg.inv((rotated.Q.T * w) @ rotated.Q)
+    effects = np.linalg.inv((rotated.Q.T * w) @ rotated.Q).astype(np.float64, copy=False)
     return Information(effects, np.full((2, 2), np.nan), reason)
 
 
@@ -35,9 +35,9 @@ def observed_ml(rotated: Rotated, sigma2_beta: float, sigma2_e: float, a: Array)
     c = Q.shape[1]
     info = np.empty((c + 2, c + 2))
     info[:c, :c] = (Q.T * w) @ Q
-    for i, Vi in enumerate((d, 1.0)):
+    for i, Vi in enumerate((d, np.ones_like(d))):
         info[:c, c + i] = info[c + i, :c] = Q.T @ (w * Vi * w * r)
-        for j, Vj in enumerate((d, 1.0)):
+        for j, Vj in enumerate((d, np.ones_like(d))):
             info[c + i, c + j] = (r * r * w**3 * Vi * Vj).sum() - 0.5 * (w**2 * Vi * Vj).sum()
     info[-1, -1] -= 0.5 * (n - d.size) / sigma2_e**2  # null-space rows that are not stored
     covariance = _invert(info)

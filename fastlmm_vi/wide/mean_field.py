@@ -85,7 +85,8 @@ def fit_sweeps(
     `theta_by="loglik"`. Starts from zero means. Docs: derivation, sections 7 and 9.
     """
     fixed = None
-    status, notes = Status.CONVERGED, ()
+    status: Status = Status.CONVERGED
+    notes: tuple[str, ...] = ()
     name = "ELBO"
     if theta_by == "loglik":
         if rotated is None:

@@ -7,7 +7,7 @@ from fastlmm_vi_kernels import spectral as kernels
 
 from . import posterior, profile
 from .design import Design
-from .estimate import Estimate, mode_notes, modes, point_theta, trace
+from .estimate import Estimate, mode_notes, modes, trace
 from .spectrum import Rotated, Spectrum
 
 
@@ -31,7 +31,9 @@ def fit(design: Design, spectrum: Spectrum, rotated: Rotated, *, reml: bool) -> 
         method="newton",
         criterion_name=criterion.name,
         criterion=best.value + shift,
-        **point_theta(best),
+        sigma2_beta=best.sigma2_beta,
+        sigma2_e=best.sigma2_e,
+        a=best.a,
         posterior=posterior.exact(design, spectrum, rotated, best.gamma, best.sigma2_e, best.a),
         status=optimum.status,
         trace=trace(

@@ -30,7 +30,7 @@ class Exact:
 
     def predictive(self, X: Array) -> Array:
         """xᵀ S x of every row of X (k, p), centred and scaled as the fit's features were."""
-        if self.scale is not None:
+        if self.center is not None and self.scale is not None:
             X = (X - self.center) / self.scale
         return self.sigma2_beta * self.spectrum.predictive(self.gamma, X)
 
