@@ -123,10 +123,16 @@ def maximise(rotated: Rotated, criterion: Criterion) -> Optimum:
 
 
 def _grid(d: Array) -> Array:
-    """γ from where every γ d_i is small to where σ²_e is 1e-10 of what the weakest direction of X explains."""
-    positive = d[d > 0.0]
-    lo, hi = np.log(1e-4 / positive.max()), np.log(1e10 / positive.min())
-    return np.exp(np.linspace(lo, hi, int(np.ceil((hi - lo) / GRID_STEP)) + 1))
+    """γ from where every γ d_i is small to where σ²_e is 1e-10 of what the weakest direction of X explains.
+
+    Fine where some γ d_i is of order 1; coarse beyond, where the criterion is a function of one or two powers of γ and
+    turns at most once.
+    """
+    lo, hi = np.log(1.0 / d.max()), np.log(1.0 / d[d > 0.0].min())
+    ends = np.array([lo - 9.0, lo - 5.0, hi + 5.0, hi + 23.0])
+    steps = np.array([4.0, 1.0, 4.0]) * GRID_STEP
+    parts = [np.arange(a, b, step) for a, b, step in zip(ends[:-1], ends[1:], steps, strict=True)]
+    return np.exp(np.append(np.concatenate(parts), ends[-1]))
 
 
 def _rounding(rotated: Rotated, mode: Point) -> float:

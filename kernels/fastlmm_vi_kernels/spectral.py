@@ -218,13 +218,14 @@ def em(sigma2_beta, sigma2_e, max_iter, tol, d, y, Q, n, p, h):
     m, c = Q.shape
     path = np.empty((max_iter + 1, 3))
     omega = np.zeros(c)
-    t = np.empty(m)
+    r = y.copy()  # y − Qω
+    t = np.empty(m)  # y − X E[β]
     distance = np.inf
     step = np.inf
     count = 0
     while True:
         gamma = sigma2_beta / sigma2_e
-        # The criterion at θ (q at its optimum) and the E-step's sums share one pass: Σ log(1+γh), Σ γh/(1+γh).
+        # The criterion at θ (q at its optimum) and the E-step share one pass: Σ log(1 + γh), Σ γh/(1 + γh), ‖E[β]‖².
         logdet, fill = 0.0, 0.0
         for j in range(h.size):
             g = gamma * h[j]
@@ -232,13 +233,10 @@ def em(sigma2_beta, sigma2_e, max_iter, tol, d, y, Q, n, p, h):
             fill += g / (1.0 + g)
         F, mean_sq = 0.0, 0.0
         for i in range(m):
-            r = y[i]
-            for j in range(c):
-                r -= Q[i, j] * omega[j]
             w = 1.0 / (1.0 + gamma * d[i])
-            F += r * r * w
-            mean_sq += d[i] * (gamma * w * r) ** 2
-            t[i] = y[i] - gamma * d[i] * w * r  # y − X E[β]
+            F += r[i] * r[i] * w
+            mean_sq += d[i] * (gamma * w * r[i]) ** 2
+            t[i] = y[i] - gamma * d[i] * w * r[i]
         path[count, 0] = -0.5 * (n * (LOG_2PI + math.log(sigma2_e)) + F / sigma2_e + logdet)
         path[count, 1] = sigma2_beta
         path[count, 2] = sigma2_e
@@ -258,10 +256,11 @@ def em(sigma2_beta, sigma2_e, max_iter, tol, d, y, Q, n, p, h):
                 omega[j] += Q[i, j] * t[i]
         rss = 0.0
         for i in range(m):
-            r = t[i]
+            fitted = 0.0
             for j in range(c):
-                r -= Q[i, j] * omega[j]
-            rss += r * r
+                fitted += Q[i, j] * omega[j]
+            rss += (t[i] - fitted) ** 2
+            r[i] = y[i] - fitted
         new_beta = (mean_sq + sigma2_beta * (p - fill)) / p
         new_e = (rss + sigma2_e * fill) / n
         step = math.log(new_beta / sigma2_beta)
