@@ -10,7 +10,9 @@ def em(y, Z, X, sigma2_beta, tolerance, max_iter):
     solve_Z = np.linalg.solve(Z.T @ Z, Z.T)
     omega = solve_Z @ y
     sb = se = y.var() / 2
-    for iteration in range(1, max_iter + 1):
+    iterations = 0
+    while iterations < max_iter and abs(sb / sigma2_beta - 1) >= tolerance:
+        iterations += 1
         v = sb * d + se
         mu = sb * (X.T @ (U @ ((U.T @ (y - Z @ omega)) / v)))
         fitted = X @ mu
@@ -18,9 +20,7 @@ def em(y, Z, X, sigma2_beta, tolerance, max_iter):
         residual = y - Z @ omega - fitted
         explained = (sb * d / v).sum()
         sb, se = (mu @ mu + sb * (p - explained)) / p, (residual @ residual + se * explained) / n
-        if abs(sb / sigma2_beta - 1) < tolerance:
-            break
-    return sb, se, iteration
+    return sb, se, iterations
 
 
 def mfvi(y, Z, X, iterations):
