@@ -218,7 +218,7 @@ def test_named_functions_exist(path):
 def test_formula(pair, problem):
     check = CHECKS[pair]
     got, expected = check(Setting(problem))
-    np.testing.assert_allclose(got, expected, rtol=TOLERANCE.get(check, 1e-8), atol=1e-9)
+    np.testing.assert_allclose(got, expected, rtol=TOLERANCE.get(check, 1e-9), atol=1e-10)
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)

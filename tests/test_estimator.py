@@ -219,6 +219,7 @@ def test_sweeps_without_a_spectrum_say_what_they_cannot_know(monkeypatch):
     assert np.isnan(model.loglik_)
     assert model.trace_["gap"].isna().all()
     assert "no spectrum" in model.fit_.se_note
+    assert "too large" in model.fit_.summary()
     with pytest.raises(ValueError, match="theta_by"):
         WideLMM("mfvi", theta_by="loglik").fit(X, y)
 
@@ -271,6 +272,8 @@ BAD_DATA = [
     (pd.DataFrame(X), y, pd.DataFrame(COVARIATES, index=range(40, 0, -1)), "different indices"),
     (X, np.ones(40), None, "no variance is left"),
     (X, np.where(np.arange(40) == 2, np.nan, y), None, "NaN"),
+    (X, 1e-200 * y, None, "Rescale y"),
+    (1e-200 * X, y, None, "rescale X"),
     (X[:30], y, None, "inconsistent numbers of samples"),
     (X * 1j, y, None, "[Cc]omplex"),
 ]
@@ -292,3 +295,10 @@ def test_predict_wants_the_covariates_of_fit():
         model.predict(X, COVARIATES, interval="both")
     with pytest.raises(ValueError, match="level=95"):
         model.predict(X, COVARIATES, interval="mean", level=95)
+
+
+def test_offsets_that_drown_the_variation_are_said():
+    with pytest.warns(UserWarning, match="90 of 90 features vary by less than 1e-5 of their mean"):
+        WideLMM(reml=True).fit(X + 1e7, y)
+    shifted = WideLMM(reml=True, standardize=True).fit(X + 1e7, y)
+    np.testing.assert_allclose(shifted.sigma2_e_, WideLMM(reml=True, standardize=True).fit(X, y).sigma2_e_, rtol=1e-6)

@@ -113,6 +113,7 @@ def fit_sweeps(
         status = _shrunk(status, s.sigma2_beta, rotated)
         notes = (*notes, *_comparison(s.sigma2_beta, rotated))
     elif fixed is None:
+        notes = ("Log-likelihood, gap and standard errors are NaN: X is too large for the spectrum they need.",)
         status = Status.ZERO_SIGMA2_BETA if s.sigma2_beta == 0.0 else Status.CONVERGED
     if not run.converged and status is not Status.ZERO_SIGMA2_E:
         status = Status.NOT_CONVERGED

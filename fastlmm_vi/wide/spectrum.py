@@ -1,5 +1,6 @@
 """The one expensive object of the wide model: the eigenbasis of X Xᵀ, made once per X."""
 
+import warnings
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -66,9 +67,14 @@ class Spectrum:
         """Make the spectrum of X (n, p), an array of finite numbers or a `FeatureMatrix`."""
         features = DenseFeatures(np.asarray(X, dtype=np.float64)) if hasattr(X, "__array__") else X
         gram = features.gram()
-        if not np.isfinite(gram.diagonal()).all():
-            raise DataError("X has missing, infinite or overflowing values: impute or rescale them first.")
+        trace = gram.diagonal().sum()
+        if not np.isfinite(trace):
+            raise DataError("X has missing or infinite values, or their squares overflow: impute or rescale X.")
+        if trace == 0.0 and features.columns(0, features.shape[1]).any():
+            raise DataError("X is so small that its squares are no numbers (below 1e-300): rescale X.")
         eigenvalues, basis = scipy.linalg.eigh(gram, lower=True, driver="evd", overwrite_a=True, check_finite=False)
+        if eigenvalues[-1] > 1e10 * np.abs(eigenvalues[:-1]).sum() / eigenvalues.size:
+            _warn_if_offset_dominates(features)
         zero = max(features.shape) * np.finfo(float).eps * max(eigenvalues[-1], 0.0)
         return cls(features, np.where(eigenvalues > zero, eigenvalues, 0.0), basis)
 
@@ -124,3 +130,22 @@ class Spectrum:
 
     def _weights(self, gamma: float) -> Array:
         return gamma / (1.0 + gamma * self.eigenvalues)
+
+
+def _warn_if_offset_dominates(features: FeatureMatrix) -> None:
+    """Warn where columns vary so little around their means that the Gram matrix keeps none of it."""
+    n, p = features.shape
+    ones = np.ones(n)
+    means = features.rmatvec(ones) / n
+    lost = 0
+    for start in range(0, p, 1024):
+        block = features.columns(start, min(p, start + 1024))
+        sd = (block - means[start : start + 1024]).std(axis=0)
+        lost += int(((sd > 0.0) & (sd < 1e-5 * np.abs(means[start : start + 1024]))).sum())
+    if lost:
+        warnings.warn(
+            f"{lost} of {p} features vary by less than 1e-5 of their mean: rounding in X Xᵀ drowns that variation. "
+            "Centre them first, or use standardize=True.",
+            UserWarning,
+            stacklevel=2,
+        )
