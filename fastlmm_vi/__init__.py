@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from . import datasets
     from .compare import compare
-    from .errors import ConvergenceWarning, DataError, UnboundedLikelihoodError
+    from .errors import ConvergenceWarning, DataError, FitWarning, UnboundedLikelihoodError
     from .plots import plot_compare, plot_gap, plot_omega, plot_trace, plot_variance_path, plot_variances
     from .result import Fit, Status, Trace, load
     from .wide.estimator import WideLMM
@@ -36,6 +36,7 @@ _HOMES = {
     "plot_trace": ".plots",
     "plot_variances": ".plots",
     "ConvergenceWarning": ".errors",
+    "FitWarning": ".errors",
     "DataError": ".errors",
     "UnboundedLikelihoodError": ".errors",
 }
@@ -56,6 +57,7 @@ __all__ = [  # noqa: RUF022 - in reading order
     "plot_variance_path",
     "plot_variances",
     "ConvergenceWarning",
+    "FitWarning",
     "DataError",
     "UnboundedLikelihoodError",
     "datasets",

@@ -19,7 +19,7 @@ def compare(*fits: object, names: list[str] | None = None) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Rows: intercept and ω (`omega[name]`), `sigma2_beta`, `sigma2_e`, `pve`, `loglik`, `elbo`, `gap`,
+        Rows: intercept and ω (`omega[name]`), `sigma2_beta`, `sigma2_e`, `pve`, `loglik`, `criterion` (what each maximised), `elbo`, `gap`,
         `beta_mean_correlation`, `beta_mean_rmse` (posterior means against the first fit's), `beta_var_ratio` (mean of
         Var(β_j) over the first fit's), `n_iter`, `converged`, `status`, `seconds`.
 
@@ -75,7 +75,7 @@ def default_names(fits: list[Fit]) -> list[str]:
 def _column(fit: Fit, first: Fit) -> dict[str, object]:
     rows: dict[str, object] = {"intercept": np.nan if fit.intercept is None else fit.intercept}
     rows |= {f"omega[{name}]": value for name, value in zip(fit.covariate_names, fit.omega, strict=True)}
-    rows |= {name: getattr(fit, name) for name in ("sigma2_beta", "sigma2_e", "pve", "loglik")}
+    rows |= {name: getattr(fit, name) for name in ("sigma2_beta", "sigma2_e", "pve", "loglik", "criterion")}
     rows |= {"elbo": np.nan if fit.elbo is None else fit.elbo, "gap": np.nan if fit.gap is None else fit.gap}
     rows |= beta_comparison(fit, first)
     rows |= {"n_iter": fit.n_iter, "converged": fit.converged, "status": fit.status.value, "seconds": fit.seconds}

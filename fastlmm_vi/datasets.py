@@ -177,6 +177,8 @@ def split(
     target = names[0] if y is None else y
     if target not in names:
         raise DataError(f"{source}: no column called {target!r}{_near(target, names)}.")
+    if target in (part.strip() for part in f"{covariates},{features}".split(",")):
+        raise DataError(f"{source}: column {target!r} is the response; choose other covariates and features.")
     Z_names = _select(names, covariates, target, source, optional=covariates == "Z.")
     X_names = _select(names, features, target, source, optional=False)
     both = sorted(set(Z_names) & set(X_names))
@@ -241,8 +243,8 @@ def _select(names: tuple[str, ...], wanted: str, target: str, source: str | Path
         exact = part in names
         found = [part] if exact else [name for name in names if name.startswith(part) and name != target]
         if not found and not optional:
-            what = "feature" if part.startswith("X") else "column"
-            raise DataError(f"{source}: no {what} columns called {part!r} or beginning with it{_near(part, names)}.")
+            what = "feature columns" if part.startswith("X") else "columns"
+            raise DataError(f"{source}: no {what} called {part!r} or beginning with it{_near(part, names)}.")
         chosen |= dict.fromkeys(found)
     chosen.pop(target, None)
     return tuple(chosen)

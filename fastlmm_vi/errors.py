@@ -11,5 +11,9 @@ class UnboundedLikelihoodError(ValueError):
     """The criterion grows without end as σ²_e goes to 0 and has no interior maximum that could be returned."""
 
 
+class FitWarning(UserWarning):
+    """A fit ended in a state that its user must know of: an unbounded likelihood, a signal lost, digits drowned."""
+
+
 class ConvergenceWarning(_SklearnConvergenceWarning):
     """A fit stopped before its optimum; the message says how far away it is. Also a scikit-learn warning."""

@@ -47,8 +47,8 @@ def plot_trace(*fits: object, names: list[str] | None = None, optimum: float | N
     if optimum is not None:
         ax.axhline(optimum, color="0.4", lw=0.8, ls=":", label="maximum of the log-likelihood")
     data = pd.concat(tables, ignore_index=True)
-    _log_iterations(ax)
-    ax.set_ylabel("log-likelihood, ELBO")
+    _iterations(ax, data)
+    ax.set_ylabel("log-likelihood, ELBO" if data["elbo"].notna().any() else "log-likelihood")
     _focus(ax, data)
     ax.legend(frameon=False, fontsize="small", loc="lower right")
     return _with_data(ax, data)
@@ -73,7 +73,7 @@ def plot_gap(*fits: object, names: list[str] | None = None, ax: Any = None) -> "
         tables.append(table[["fit", "iteration", "gap"]])
         ax.plot(table["iteration"] + 1, table["gap"], color=color, label=name, marker=_marker(table))
     data = pd.concat(tables, ignore_index=True)
-    _log_iterations(ax)
+    _iterations(ax, data)
     if (data["gap"] > 0).any():
         ax.set_yscale("log")
     ax.set_ylabel("gap = KL(q ‖ posterior), nats")
@@ -99,7 +99,7 @@ def plot_variance_path(*fits: object, names: list[str] | None = None, ax: Any = 
         ax.plot(x, table["sigma2_beta"], color=color, marker=marker, label=f"{name}: $\\sigma^2_\\beta$")
         ax.plot(x, table["sigma2_e"], color=color, marker=marker, ls="--", label=f"{name}: $\\sigma^2_e$")
     data = pd.concat(tables, ignore_index=True)
-    _log_iterations(ax)
+    _iterations(ax, data)
     ax.set_ylabel("variance")
     ax.legend(frameon=False, fontsize="small")
     return _with_data(ax, data)
@@ -134,7 +134,8 @@ def plot_omega(*fits: object, names: list[str] | None = None, level: float = 0.9
     ax.set_xticks(np.arange(len(labels)), labels, rotation=90, fontsize="small")
     ax.axhline(0.0, color="0.6", lw=0.8)
     ax.set_ylabel(f"fixed effect, {level:.0%} interval")
-    ax.legend(frameon=False, fontsize="small")
+    ax.margins(y=0.15)
+    ax.legend(frameon=False, fontsize="small", loc="upper left", ncols=len(named))
     return _with_data(ax, data)
 
 
@@ -198,6 +199,8 @@ def _axes(ax: Any) -> Any:
 
 def _named(fits: tuple[object, ...], names: list[str] | None) -> list[tuple[str, Any]]:
     results = [as_fit(fit) for fit in fits]
+    if not results:
+        raise ValueError("There is nothing to draw: give at least one fit.")
     return list(zip(names or default_names(results), results, strict=True))
 
 
@@ -209,9 +212,13 @@ def _marker(table: pd.DataFrame) -> str | None:
     return "." if len(table) < 50 else None
 
 
-def _log_iterations(ax: Any) -> None:
-    ax.set_xscale("log")
-    ax.set_xlabel("iteration + 1 (1 is the start)")
+def _iterations(ax: Any, data: pd.DataFrame) -> None:
+    """Iterations on a logarithmic axis (shifted by one, to show the start) where there are many, else whole numbers."""
+    if data["iteration"].max() >= 50:
+        ax.set_xscale("log")
+    else:
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.set_xlabel("iteration, the start being 1")
 
 
 def _focus(ax: Any, data: pd.DataFrame) -> None:

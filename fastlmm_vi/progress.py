@@ -22,12 +22,13 @@ def stages(show: bool) -> Iterator[Callable[[str], None]]:
             task = bar.add_task("", total=None)
             yield lambda text: bar.update(task, description=text)
     else:
-        last = [-1.0]
+        shown, at = "", 0.0
 
         def report(text: str) -> None:
-            if time.monotonic() - last[0] >= 1.0:
+            nonlocal shown, at
+            if text.partition(",")[0] != shown or time.monotonic() - at >= 1.0:
                 console.print(text)
-                last[0] = time.monotonic()
+                shown, at = text.partition(",")[0], time.monotonic()
 
         yield report
 

@@ -1,6 +1,7 @@
 """What every fit returns, whatever the method: a status that advises, a trace, and the frozen result."""
 
 import json
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import Enum
@@ -51,13 +52,13 @@ _ADVICE = {
     ),
     Status.SHRUNK: (
         "Converged, but mean field's σ²_β is below half of maximum likelihood's: learning the variances by the ELBO "
-        'shrinks σ²_β when features are many or correlated. Use theta_by="loglik" for trustworthy variances.'
+        'shrinks σ²_β when features are many or correlated. Use theta_by="loglik" for the variance components of maximum likelihood.'
     ),
     Status.SHRUNK_TO_ZERO: (
         "Boundary: the ELBO is highest at σ²_β = 0 although the likelihood is not: mean field has lost the signal. "
         'Use theta_by="loglik" (mean field for β only) or an exact method.'
     ),
-    Status.NOT_CONVERGED: "Not converged: stopped before the optimum. Raise max_iter, or use method='newton'.",
+    Status.NOT_CONVERGED: "Not converged: stopped before the optimum. Raise max_iter.",
 }
 
 
@@ -274,7 +275,11 @@ def load(path: str | Path) -> Fit:
     >>> again.loglik == fit.loglik
     True
     """
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is not a fit written by Fit.save.")
     with np.load(Path(path), allow_pickle=False) as archive:
+        if "header" not in archive:
+            raise ValueError(f"{path} is a numpy archive, but not a fit written by Fit.save.")
         header: dict[str, Any] = json.loads(str(archive["header"]))
         trace = Trace(**{f.name: archive[f"trace_{f.name}"] for f in fields(Trace)})
         posterior = Stored(mean=archive["beta_mean"], var=archive["beta_var"])

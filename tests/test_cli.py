@@ -132,6 +132,7 @@ FAULTS = {
     "unknown method": (["small.txt", "--method", "magic"], "method='magic'"),
     "unknown prefix": (["small.txt", "--covariates", "Q."], "beginning with it"),
     "reml with em": (["small.txt", "--method", "em", "--reml"], "reml=True goes with"),
+    "response as covariate": (["small.txt", "--covariates", "y"], "column 'y' is the response"),
     "both": (["small.txt", "--covariates", "X.1"], "both a covariate and a feature"),
 }
 

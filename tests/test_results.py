@@ -82,6 +82,20 @@ def test_save_and_load(fits, tmp_path):
         assert pickle.loads(pickle.dumps(fit)).loglik == fit.loglik
 
 
+def test_what_is_not_a_saved_fit_is_said_so(tmp_path):
+    (tmp_path / "a.npz").write_text("text")
+    np.savez(tmp_path / "b.npz", y=y)
+    for name in ("a", "b"):
+        with pytest.raises(ValueError, match=r"Fit\.save"):
+            fl.load(tmp_path / f"{name}.npz")
+
+
+def test_unfitted_attributes_say_so():
+    assert not hasattr(fl.WideLMM(), "coef_")
+    with pytest.raises(AttributeError, match="not fitted yet"):
+        fl.WideLMM().coef_  # noqa: B018
+
+
 def test_tables(fits):
     fit = fits["newton"].fit_
     frame = fit.to_frame()
@@ -127,6 +141,8 @@ def test_pictures(fits):
         assert len(axes.fastlmm_vi_data) > 0
     line = fl.plot_gap(fits["mfvi"]).get_lines()[0]
     np.testing.assert_array_equal(line.get_ydata(), fits["mfvi"].trace_["gap"])
+    with pytest.raises(ValueError, match="at least one fit"):
+        fl.plot_trace()
     with pytest.raises(ValueError, match="no ELBO"):
         fl.plot_gap(fits["em"])
     zero = fl.WideLMM(reml=True).fit(np.ones((40, 3)), y)

@@ -95,8 +95,8 @@ def build(
         if they leave no degree of freedom.
     """
     n, p = X.shape
-    if y.any() and not 1e-140 < np.abs(y).max() < 1e140:
-        raise DataError(f"y reaches {np.abs(y).max():.1g} in size: squares leave the range of numbers. Rescale y.")
+    if y.any() and not 1e-50 < np.abs(y).max() < 1e50:
+        raise DataError(f"y reaches {np.abs(y).max():.1g} in size: its powers leave the range of numbers. Rescale y.")
     Z, names = check_covariates(covariates, n)
     if fit_intercept:
         Z = np.column_stack([np.ones(n), Z])

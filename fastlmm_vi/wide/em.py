@@ -5,6 +5,7 @@ import time
 import numpy as np
 from fastlmm_vi_kernels import spectral as kernels
 
+from ..result import Status
 from . import posterior, profile
 from .design import Design
 from .estimate import Estimate, judge, modes, trace
@@ -29,6 +30,8 @@ def fit(design: Design, spectrum: Spectrum, rotated: Rotated, *, tol: float, max
     seconds = time.perf_counter() - start
     loglik, sigma2_beta, sigma2_e = path[-1]
     status, notes = judge(optimum, distance <= tol, sigma2_beta, loglik)
+    if status is Status.NOT_CONVERGED:
+        notes = (*notes, "method='newton' maximises the same likelihood without the crawl.")
     return Estimate(
         method="em",
         criterion_name=criterion.name,

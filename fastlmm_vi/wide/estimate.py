@@ -63,7 +63,8 @@ def modes(optimum: Optimum, shift: float = 0.0) -> tuple[tuple[float, float, flo
 
 def mode_notes(optimum: Optimum, name: str) -> tuple[str, ...]:
     """Say that there are other maxima, where there are."""
-    rest = [m for m in optimum.modes if m is not optimum.best]
+    visible = 1e-9 * (1.0 + abs(optimum.best.value))
+    rest = [m for m in optimum.modes if optimum.best.value - m.value > visible]
     if not rest:
         return ()
     listed = "; ".join(f"σ²_β = {m.sigma2_beta:.6g} ({m.value - optimum.best.value:+.4g})" for m in rest)
@@ -78,9 +79,7 @@ def judge(optimum: Optimum, arrived: bool, sigma2_beta: float, value: float) -> 
     if not arrived:
         where = "on its way to the optimum 0"
         if best.sigma2_beta > 0.0:
-            side = "above" if sigma2_beta > best.sigma2_beta else "below"
-            off = abs(sigma2_beta / best.sigma2_beta - 1.0)
-            where = f"{side} the optimum {best.sigma2_beta:.6g} by {off:.2g} of it"
+            where = f"{sigma2_beta / best.sigma2_beta:.4g} times the optimum {best.sigma2_beta:.6g}"
         return Status.NOT_CONVERGED, (
             f"σ²_β = {sigma2_beta:.6g} is still {where}; the criterion can rise by {best.value - value:.3g}.",
         )

@@ -29,7 +29,9 @@ class WideLMM(RegressorMixin, BaseEstimator):
         "newton": maximum likelihood (or REML), global and to machine precision. "em": the textbook's EM. "mfvi":
         mean-field variational inference, q(β) = Π q(β_j).
     reml : bool, default False
-        Restricted maximum likelihood, with "newton" only; the same as `lmer(REML = TRUE)`.
+        Restricted maximum likelihood, with "newton" only; the same as `lmer(REML = TRUE)`. Recommended when p > n: plain
+        ML (the default, comparable with "em" and "mfvi") is pulled towards 0 by the column means of X, and unbounded
+        where X is column-centred or standardised and n ≤ p; REML with an intercept does not see the means at all.
     fit_intercept : bool, default True
         Add a constant to the covariates.
     standardize : bool, default False
@@ -48,7 +50,7 @@ class WideLMM(RegressorMixin, BaseEstimator):
         the ELBO's gradient, per posterior standard deviation and per unit of log variance. "newton" always polishes
         to rounding.
     max_iter : int or None
-        None is 20 000 for "em" and 100 000 for "mfvi". Not used by "newton".
+        None is 20 000 for "em" and 100 000 for "mfvi". "newton" and accelerated collapsed "mfvi" need none.
     n_jobs : int or None
         Threads of the BLAS during the fit: None is 1, −1 all cores.
     random_state : None
@@ -85,8 +87,14 @@ class WideLMM(RegressorMixin, BaseEstimator):
 
     Notes
     -----
-    Cost: O(min(n, p)² max(n, p)) once, then O(n c) to O(n c²) per iteration, independent of p. Memory: X and
-    min(n, p)² numbers; never p × p when p > n. The derivation is in docs/derivation.md.
+    Cost: O(min(n, p)² max(n, p)) once, then O(n c) to O(n c²) per iteration, independent of p. Memory: X in float64 (by
+    reference where it is, else a copy) and min(n, p)² numbers; never p × p when p > n. Exact fits keep both for
+    variances and predictions: do not change X afterwards, and expect both in a pickle (`fit_.save` writes estimates
+    only). The derivation is in docs/derivation.md.
+
+    With scikit-learn's cross-validation, covariates travel by metadata routing: after
+    `sklearn.set_config(enable_metadata_routing=True)`, `WideLMM().set_fit_request(covariates=True)
+    .set_score_request(covariates=True)` goes into `cross_val_score(model, X, y, params={"covariates": Z})`.
 
     Examples
     --------
@@ -215,7 +223,7 @@ class WideLMM(RegressorMixin, BaseEstimator):
         check_is_fitted(self)
         if interval not in (None, "mean", "prediction"):
             raise ValueError(f"interval={interval!r} is not known: choose None, 'mean' or 'prediction'.")
-        if not 0.0 < level < 1.0:
+        if not isinstance(level, float) or not 0.0 < level < 1.0:
             raise ValueError(f"level={level!r} must lie between 0 and 1.")
         _check_rows(X, covariates)
         Xa = validate_data(self, X, dtype=np.float64, reset=False)
@@ -249,99 +257,107 @@ class WideLMM(RegressorMixin, BaseEstimator):
         Z, names = design.check_covariates(covariates, k)
         if len(names) != len(wanted):
             raise DataError(f"covariates has {len(names)} columns, the fit had {len(wanted)}: give the same ones.")
-        if isinstance(covariates, pd.DataFrame) and tuple(names) != wanted and set(names) == set(wanted):
-            raise DataError(f"covariates are in another order than in fit: give {', '.join(wanted)} in this order.")
+        if isinstance(covariates, pd.DataFrame) and tuple(names) != wanted:
+            raise DataError(
+                f"covariates has the columns {', '.join(names)}, the fit had {', '.join(wanted)}: give the same ones, in "
+                "the same order."
+            )
         return np.asarray(Z @ self.omega_)
 
     @property
     def coef_(self) -> Array:
         """Posterior mean of β, (p,)."""
-        return self.fit_.beta_mean
+        return self._result.beta_mean
 
     @property
     def beta_var_(self) -> Array:
         """Posterior variance of every β_j, (p,)."""
-        return self.fit_.beta_var
+        return self._result.beta_var
 
     @property
     def omega_(self) -> Array:
         """Effects of the covariates, without the intercept."""
-        return self.fit_.omega
+        return self._result.omega
 
     @property
     def omega_se_(self) -> Array:
         """Standard errors of `omega_`."""
-        return self.fit_.omega_se
+        return self._result.omega_se
 
     @property
     def intercept_(self) -> float:
         """Intercept, 0.0 where the model has none."""
-        return 0.0 if self.fit_.intercept is None else self.fit_.intercept
+        return 0.0 if self._result.intercept is None else self._result.intercept
 
     @property
     def sigma2_beta_(self) -> float:
         """Variance of the random effects σ²_β."""
-        return self.fit_.sigma2_beta
+        return self._result.sigma2_beta
 
     @property
     def sigma2_beta_se_(self) -> float:
         """Standard error of σ²_β."""
-        return self.fit_.sigma2_beta_se
+        return self._result.sigma2_beta_se
 
     @property
     def sigma2_e_(self) -> float:
         """Residual variance σ²_e."""
-        return self.fit_.sigma2_e
+        return self._result.sigma2_e
 
     @property
     def sigma2_e_se_(self) -> float:
         """Standard error of σ²_e."""
-        return self.fit_.sigma2_e_se
+        return self._result.sigma2_e_se
 
     @property
     def pve_(self) -> float:
         """Proportion of variance explained by the features."""
-        return self.fit_.pve
+        return self._result.pve
 
     @property
     def pve_se_(self) -> float:
         """Standard error of `pve_`."""
-        return self.fit_.pve_se
+        return self._result.pve_se
 
     @property
     def loglik_(self) -> float:
         """Marginal log-likelihood at the estimates."""
-        return self.fit_.loglik
+        return self._result.loglik
 
     @property
     def criterion_(self) -> float:
         """What was maximised: log-likelihood, restricted log-likelihood (lme4's convention) or ELBO."""
-        return self.fit_.criterion
+        return self._result.criterion
 
     @property
     def elbo_(self) -> float | None:
         """ELBO at the estimates; None where there is no q."""
-        return self.fit_.elbo
+        return self._result.elbo
 
     @property
     def trace_(self) -> pd.DataFrame:
         """Accepted iterates as a tidy table."""
-        return self.fit_.trace.to_frame()
+        return self._result.trace.to_frame()
 
     @property
     def n_iter_(self) -> int:
         """Number of iterations."""
-        return self.fit_.n_iter
+        return self._result.n_iter
 
     @property
     def converged_(self) -> bool:
         """True at an optimum."""
-        return self.fit_.converged
+        return self._result.converged
 
     @property
     def status_(self) -> Status:
         """How the fit ended."""
-        return self.fit_.status
+        return self._result.status
+
+    @property
+    def _result(self) -> Fit:
+        check_is_fitted(self)
+        return self.fit_
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "fit_")

@@ -9,7 +9,7 @@ import numpy as np
 from fastlmm_vi_kernels import spectral as kernels
 
 from .. import threads
-from ..errors import ConvergenceWarning, DataError
+from ..errors import ConvergenceWarning, DataError, FitWarning
 from ..result import Fit, Status
 from . import em, mean_field, newton
 from .design import Design
@@ -101,6 +101,8 @@ def _spectrum(design: Design, spectrum: Spectrum | None) -> tuple[Spectrum, Rota
     start = time.perf_counter()
     if spectrum is None:
         spectrum = Spectrum.of(design.features)
+    elif not isinstance(spectrum, Spectrum):
+        raise TypeError(f"spectrum is a {type(spectrum).__name__}, not a Spectrum: make it with Spectrum.of(X).")
     elif spectrum.features.shape != design.features.shape or not np.allclose(
         spectrum.features.column_sq_norms(), design.features.column_sq_norms(), rtol=1e-10, atol=0.0
     ):
@@ -118,7 +120,7 @@ def _warn(result: Fit, estimate: Estimate) -> None:
     if result.status is Status.NOT_CONVERGED:
         warnings.warn(f"{text} ({result.n_iter} iterations)", ConvergenceWarning, stacklevel=4)
     elif result.status in (Status.UNBOUNDED, Status.SHRUNK_TO_ZERO):
-        warnings.warn(text, UserWarning, stacklevel=4)
+        warnings.warn(text, FitWarning, stacklevel=4)
 
 
 def check_options(options: dict[str, Any]) -> None:
@@ -135,7 +137,11 @@ def check_options(options: dict[str, Any]) -> None:
             f"reml=True goes with method='newton' only, not {options['method']!r}: REML is maximised exactly there."
         )
     tol, max_iter = options["tol"], options["max_iter"]
-    if tol is not None and not tol > 0.0:
-        raise ValueError(f"tol={tol!r} must be positive, or None for the method's own.")
-    if max_iter is not None and (int(max_iter) != max_iter or max_iter < 1):
+    if tol is not None and not (_is_number(tol) and 0.0 < tol < 1.0):
+        raise ValueError(f"tol={tol!r} must be a number between 0 and 1, or None for the method's own.")
+    if max_iter is not None and not (_is_number(max_iter) and max_iter >= 1 and max_iter == int(max_iter)):
         raise ValueError(f"max_iter={max_iter!r} must be a whole number of at least 1, or None for the method's own.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)

@@ -14,6 +14,9 @@ from .estimate import Estimate, judge, mode_notes, modes, trace
 from .spectrum import Rotated, Spectrum
 
 MAX_ITER = 100_000
+OVERCONFIDENT = (
+    "q(β) ignores correlations between the β_j: its standard deviations, and predictions' intervals, are too narrow."
+)
 NO_SAMPLING_THEORY = "variances learned by the ELBO have no sampling theory"
 
 
@@ -64,7 +67,7 @@ def fit_collapsed(
         trace=trace(path[:, 0], path[:, 1], path[:, 2], seconds, loglik=loglik, elbo=bound),
         n_iter=n_iter,
         modes=modes(optimum),
-        notes=(*notes, *_comparison(sigma2_beta, rotated)) if by_elbo else notes,
+        notes=(*notes, *(_comparison(status, sigma2_beta, rotated) if by_elbo else ()), OVERCONFIDENT),
         no_se=NO_SAMPLING_THEORY if by_elbo else "",
     )
 
@@ -111,7 +114,7 @@ def fit_sweeps(
         optimum = profile.maximise(rotated, profile.elbo(design.features.column_sq_norms()))
         status, notes = judge(optimum, run.converged, s.sigma2_beta, run.elbo[-1])
         status = _shrunk(status, s.sigma2_beta, rotated)
-        notes = (*notes, *_comparison(s.sigma2_beta, rotated))
+        notes = (*notes, *_comparison(status, s.sigma2_beta, rotated))
     elif fixed is None:
         notes = ("Log-likelihood, gap and standard errors are NaN: X is too large for the spectrum they need.",)
         status = Status.ZERO_SIGMA2_BETA if s.sigma2_beta == 0.0 else Status.CONVERGED
@@ -131,7 +134,7 @@ def fit_sweeps(
         trace=_trace(run, rotated, fixed is not None),
         n_iter=len(run.elbo) - 1,
         modes=((s.sigma2_beta, s.sigma2_e, float(run.elbo[-1])),),
-        notes=notes,
+        notes=(*notes, OVERCONFIDENT),
         no_se=NO_SAMPLING_THEORY if fixed is None else "",
     )
 
@@ -185,10 +188,10 @@ def _shrunk(status: Status, sigma2_beta: float, rotated: Rotated) -> Status:
     return Status.SHRUNK if sigma2_beta > 0.0 else Status.SHRUNK_TO_ZERO
 
 
-def _comparison(sigma2_beta: float, rotated: Rotated) -> tuple[str, ...]:
+def _comparison(status: Status, sigma2_beta: float, rotated: Rotated) -> tuple[str, ...]:
     """Say what learning θ by the ELBO did to σ²_β."""
     likelihood = _likelihood_sigma2_beta(rotated)
-    if not likelihood > 0.0:
+    if status is Status.NOT_CONVERGED or not likelihood > 0.0:
         return ()
     return (
         f"θ maximises the ELBO: σ²_β = {sigma2_beta:.6g}, {sigma2_beta / likelihood:.3g} × maximum likelihood's "

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.linalg
 
-from ..errors import DataError
+from ..errors import DataError, FitWarning
 from ..result import Array
 from .design import Design
 from .storage import DenseFeatures, FeatureMatrix
@@ -46,7 +46,7 @@ class Spectrum:
     Notes
     -----
     Cost: O(min(n, p)² max(n, p)) for the Gram matrix, O(min(n, p)³) for the eigenvectors, O(min(n, p)²) memory beside
-    X. The larger Gram matrix is never formed.
+    X. The larger Gram matrix is never formed. X itself is kept by reference: do not change it afterwards.
 
     Examples
     --------
@@ -73,7 +73,7 @@ class Spectrum:
         if trace == 0.0 and features.columns(0, features.shape[1]).any():
             raise DataError("X is so small that its squares are no numbers (below 1e-300): rescale X.")
         eigenvalues, basis = scipy.linalg.eigh(gram, lower=True, driver="evd", overwrite_a=True, check_finite=False)
-        if eigenvalues[-1] > 1e10 * np.abs(eigenvalues[:-1]).sum() / eigenvalues.size:
+        if eigenvalues[-1] > 1e9 * np.abs(eigenvalues[:-1]).sum() / eigenvalues.size:
             _warn_if_offset_dominates(features)
         zero = max(features.shape) * np.finfo(float).eps * max(eigenvalues[-1], 0.0)
         return cls(features, np.where(eigenvalues > zero, eigenvalues, 0.0), basis)
@@ -141,11 +141,11 @@ def _warn_if_offset_dominates(features: FeatureMatrix) -> None:
     for start in range(0, p, 1024):
         block = features.columns(start, min(p, start + 1024))
         sd = (block - means[start : start + 1024]).std(axis=0)
-        lost += int(((sd > 0.0) & (sd < 1e-5 * np.abs(means[start : start + 1024]))).sum())
+        lost += int(((sd > 0.0) & (sd < 1e-4 * np.abs(means[start : start + 1024]))).sum())
     if lost:
         warnings.warn(
-            f"{lost} of {p} features vary by less than 1e-5 of their mean: rounding in X Xᵀ drowns that variation. "
+            f"{lost} of {p} features vary by less than 1e-4 of their mean: rounding in X Xᵀ drowns that variation. "
             "Centre them first, or use standardize=True.",
-            UserWarning,
+            FitWarning,
             stacklevel=2,
         )
