@@ -9,7 +9,7 @@ import pandas as pd
 import typer
 
 from . import __version__, datasets, study, tables
-from .errors import DataError, UnboundedLikelihoodError
+from .errors import DataError, FitWarning, UnboundedLikelihoodError
 from .progress import stages
 from .wide.estimator import WideLMM
 
@@ -43,6 +43,7 @@ def reproduce(
     seed: Annotated[int, typer.Option(help="Seed of the twin.")] = 0,
 ) -> None:
     """Run the whole study: EM, ML and REML by Newton, mean-field VI, and their comparison."""
+    out.mkdir(parents=True, exist_ok=True)
     with stages(sys.stderr.isatty()) as report:
         report("data")
         xyz = _study_data(data, seed)
@@ -55,7 +56,7 @@ def reproduce(
         typer.echo(pd.DataFrame(datasets.PUBLISHED).T.to_string())
     typer.echo("\nWritten: " + ", ".join(str(path) for path in paths))
     if not any(path.suffix == ".png" for path in paths):
-        typer.echo('No figures: they need matplotlib; run pip install "fastlmm_vi[plot]".')
+        typer.echo('No figures: they need every fit above, and matplotlib (pip install "fastlmm_vi[plot]").')
 
 
 @app.command()
@@ -68,30 +69,65 @@ def fit(
     features: Annotated[str, typer.Option(help="Feature columns: names or prefixes, comma-separated.")] = "X.",
     intercept: Annotated[bool, typer.Option(help="Add a constant to the covariates.")] = True,
     standardize: Annotated[bool, typer.Option("--standardize", help="Centre and scale the features.")] = False,
-    theta_by: Annotated[str, typer.Option(help="mfvi: variances by elbo or loglik.")] = "elbo",
-    solver: Annotated[str, typer.Option(help="mfvi: auto, sweep or collapsed.")] = "auto",
+    theta_by: Annotated[str | None, typer.Option(help="mfvi: variances by elbo (default) or loglik.")] = None,
+    solver: Annotated[str | None, typer.Option(help="mfvi: auto (default), sweep or collapsed.")] = None,
+    max_iter: Annotated[int | None, typer.Option(help="em, mfvi: largest number of iterations.")] = None,
+    tol: Annotated[float | None, typer.Option(help="em, mfvi: tolerance.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for estimates.json, trace.csv, posterior.csv.")] = None,
 ) -> None:
     """Fit one model to one file and print its summary."""
+    if method != "mfvi" and (theta_by or solver):
+        raise DataError(f"--theta-by and --solver go with --method mfvi, not {method}.")
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    paths: list[Path] = []
     with stages(sys.stderr.isatty()) as report:
         report("data")
         names, values = tables.read_table(file)
         data = datasets.split(names, values, file, y=y, covariates=covariates, features=features)
         report(method)
         model = WideLMM(
-            method, reml=reml, fit_intercept=intercept, standardize=standardize, theta_by=theta_by, solver=solver
+            method,
+            reml=reml,
+            fit_intercept=intercept,
+            standardize=standardize,
+            theta_by=theta_by or "elbo",
+            solver=solver or "auto",
+            max_iter=max_iter,
+            tol=tol,
         )
         Z = pd.DataFrame(data.Z, columns=list(data.Z_names)) if data.Z_names else None
         result = model.fit(data.X, data.y, Z).fit_
         if out is not None:
             report("files")
-            out.mkdir(parents=True, exist_ok=True)
             name = "reml" if reml else method
             content = {"data": study.describe(data), "fits": {name: study.estimates(result)}}
-            study.write_json({"version": __version__, **content}, out / "estimates.json")
-            study.write_trace({name: result}, out / "trace.csv")
-            study.write_posterior({name: result}, data.X_names, out / "posterior.csv")
+            paths.append(study.write_json({"version": __version__, **content}, out / "estimates.json"))
+            paths.append(study.write_trace({name: result}, out / "trace.csv"))
+            paths.append(study.write_posterior({name: result}, data.X_names, out / "posterior.csv"))
+    typer.echo(_columns(names, data))
     typer.echo(result.summary())
+    if paths:
+        typer.echo("\nWritten: " + ", ".join(map(str, paths)))
+
+
+def _columns(names: tuple[str, ...], data: datasets.XYZ) -> str:
+    """Say what each column of the file was taken for."""
+    used = {data.y_name, *data.Z_names, *data.X_names}
+    rest = [name for name in names if name not in used]
+    parts = [
+        f"response {data.y_name}",
+        f"covariates {_few(data.Z_names)}",
+        f"features {_few(data.X_names)}",
+        f"not used {_few(tuple(rest))}",
+    ]
+    return f"{data.source}: " + "; ".join(parts)
+
+
+def _few(names: tuple[str, ...]) -> str:
+    if len(names) <= 4:
+        return ", ".join(names) or "none"
+    return f"{names[0]}, {names[1]}, … {names[-1]} ({len(names)})"
 
 
 def _study_data(data: str | None, seed: int) -> datasets.XYZ:
@@ -99,14 +135,19 @@ def _study_data(data: str | None, seed: int) -> datasets.XYZ:
         return datasets.make_xyz_twin(seed)
     if data == "xyz_mom":
         return datasets.load_xyz_mom(download=True)
-    return datasets.read_xyz(data)
+    return datasets.split(*tables.read_table(data), data)
 
 
 def main() -> None:
     """Run the command line; bad data end in one message on standard error and exit code 2."""
-    warnings.simplefilter("ignore")  # every state a warning would name stands in the printed summary
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # σ² on a terminal or in a file that has no Greek
+    warnings.simplefilter("ignore")
+    warnings.simplefilter("always", FitWarning)
+    warnings.showwarning = lambda message, *_, **__: typer.echo(f"fastlmm-vi: {message}", err=True)
     try:
         app()
-    except (DataError, UnboundedLikelihoodError, ValueError) as error:
+    except (DataError, UnboundedLikelihoodError, ValueError, OSError) as error:
         typer.echo(f"fastlmm-vi: {error}", err=True)
         sys.exit(2)

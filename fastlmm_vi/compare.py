@@ -19,7 +19,8 @@ def compare(*fits: object, names: list[str] | None = None) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Rows: intercept and ω (`omega[name]`), `sigma2_beta`, `sigma2_e`, `pve`, `loglik`, `criterion` (what each maximised), `elbo`, `gap`,
+        Rows: intercept and ω (`omega[name]`), `sigma2_beta`, `sigma2_e`, `pve`, `loglik`,
+        `criterion` (what each maximised), `elbo`, `gap`,
         `beta_mean_correlation`, `beta_mean_rmse` (posterior means against the first fit's), `beta_var_ratio` (mean of
         Var(β_j) over the first fit's), `n_iter`, `converged`, `status`, `seconds`.
 

@@ -51,8 +51,8 @@ _ADVICE = {
         "reproduce any y. The interior maximum is returned; use reml=True, which is bounded."
     ),
     Status.SHRUNK: (
-        "Converged, but mean field's σ²_β is below half of maximum likelihood's: learning the variances by the ELBO "
-        'shrinks σ²_β when features are many or correlated. Use theta_by="loglik" for the variance components of maximum likelihood.'
+        "Converged, but mean field's σ²_β is below half of the exact one: learning the variances by the ELBO "
+        'shrinks σ²_β when features are many or correlated. Use theta_by="loglik" for exact variance components.'
     ),
     Status.SHRUNK_TO_ZERO: (
         "Boundary: the ELBO is highest at σ²_β = 0 although the likelihood is not: mean field has lost the signal. "
@@ -299,7 +299,7 @@ def _head(fit: Fit) -> list[str]:
         f"log-likelihood {fit.loglik:.4f}",
     ]
     if fit.elbo is not None:
-        lines[-1] += f"   ELBO {fit.elbo:.4f}   gap {fit.loglik - fit.elbo:.4f}"
+        lines[-1] += f"   ELBO {fit.elbo:.4f}   gap {fit.loglik - fit.elbo:.4g}"
     elif fit.reml:
         lines[-1] += f"   REML criterion {fit.criterion:.4f}"
     return lines
@@ -323,7 +323,7 @@ def _fixed_effects(fit: Fit) -> list[str]:
     width = max(22, *(len(str(name)) + 2 for name in table.index))
     lines = [f"{'Fixed effects':<{width}}{'estimate':>14}{'std. error':>14}{'z':>10}"]
     for name, estimate, se in table.itertuples():
-        lines.append(f"{name:<{width}}{estimate:>14.6g}{_number(se):>14}{_number(estimate / se, '.3f'):>10}")
+        lines.append(f"{name:<{width}}{estimate:>14.6g}{_number(se):>14}{_number(estimate / se):>10}")
     return lines
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 from . import __version__
 from .compare import beta_comparison, compare
 from .datasets import XYZ, make_xyz_twin
+from .errors import DataError, UnboundedLikelihoodError
 from .result import Fit
 from .wide.estimator import WideLMM
 from .wide.spectrum import Spectrum
@@ -32,6 +33,13 @@ EXTRA: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+ROWS = {
+    "beta_mean_correlation": "correlation of the means",
+    "beta_mean_rmse": "RMSE of the means",
+    "beta_var_ratio": "ratio of the variances",
+}
+
+
 @dataclass(frozen=True, eq=False)
 class Study:
     """All fits of one data set: `fits` is the literal model (Z as given, no intercept), `fits_intercept` adds one."""
@@ -40,6 +48,7 @@ class Study:
     fits: Mapping[str, Fit]
     fits_intercept: Mapping[str, Fit]
     extra: Mapping[str, Fit]
+    failed: Mapping[str, Mapping[str, str]]  # by block: fits that do not exist, and why
     spectrum_seconds: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -51,10 +60,18 @@ class Study:
             "fits": {name: estimates(fit) for name, fit in self.fits.items()},
             "fits_intercept": {name: estimates(fit) for name, fit in self.fits_intercept.items()},
             **{name: estimates(fit) for name, fit in self.extra.items()},
-            "comparison": {
-                "same_theta": beta_comparison(self.extra["mfvi_loglik"], self.fits["newton"]),
-                "own_theta": beta_comparison(self.fits["mfvi"], self.fits["newton"]),
-            },
+            "comparison": self.comparison(),
+            "failed": {block: dict(reasons) for block, reasons in self.failed.items()},
+        }
+
+    def comparison(self) -> dict[str, dict[str, float | None]]:
+        """Return how mean field's posterior of β differs from the exact one, at the same θ and at each one's own."""
+        pairs = {"same_theta": self.extra.get("mfvi_loglik"), "own_theta": self.fits.get("mfvi")}
+        exact = self.fits.get("newton")
+        return {
+            name: {key: _null(value) for key, value in beta_comparison(fit, exact).items()}
+            for name, fit in pairs.items()
+            if fit is not None and exact is not None
         }
 
 
@@ -67,17 +84,26 @@ def run(data: XYZ, report: Callable[[str], None] = lambda stage: None) -> Study:
     spectrum = Spectrum.of(data.X)
     seconds = time.perf_counter() - start
 
-    def fit(label: str, options: Mapping[str, Any], intercept: bool) -> Fit:
-        report(f"{label}{' with intercept' if intercept else ''}")
-        model = WideLMM(**options, fit_intercept=intercept)
-        covariates = pd.DataFrame(data.Z, columns=list(data.Z_names)) if data.Z_names else None
-        return model.fit(data.X, data.y, covariates, spectrum=spectrum).fit_
+    covariates = pd.DataFrame(data.Z, columns=list(data.Z_names)) if data.Z_names else None
+    failed: dict[str, dict[str, str]] = {}
+
+    def fit_all(block: str, methods: Mapping[str, Mapping[str, Any]], intercept: bool) -> dict[str, Fit]:
+        fits = {}
+        for name, options in methods.items():
+            report(f"{name} ({block})")
+            model = WideLMM(**options, fit_intercept=intercept)
+            try:
+                fits[name] = model.fit(data.X, data.y, covariates, spectrum=spectrum).fit_
+            except (UnboundedLikelihoodError, DataError) as error:
+                failed.setdefault(block, {})[name] = str(error)
+        return fits
 
     return Study(
         data=data,
-        fits={name: fit(name, options, False) for name, options in METHODS.items()},
-        fits_intercept={name: fit(name, options, True) for name, options in METHODS.items()},
-        extra={name: fit(name, options, False) for name, options in EXTRA.items()},
+        fits=fit_all("fits", METHODS, False),
+        fits_intercept=fit_all("fits_intercept", METHODS, True),
+        extra=fit_all("extra", EXTRA, False),
+        failed=failed,
         spectrum_seconds=seconds,
     )
 
@@ -121,18 +147,19 @@ def tables(study: Study) -> str:
     data, lines = describe(study.data), []
     lines.append(f"{data['source']}: n = {data['n']}, p = {data['p']}, c = {data['c']}")
     lines.append(f"sha256 of the numbers {data['sha256']}")
-    lines += ["", "The model as the assignment states it: y = Zω + Xβ + e, no intercept", ""]
+    lines += ["", "y = Zω + Xβ + e, Z as given, no intercept", ""]
     lines.append(_table({**study.fits, **study.extra}))
     lines += ["", "The same with an intercept", "", _table(study.fits_intercept)]
     lines += ["", "Posterior of β: mean field against exact", ""]
-    same = beta_comparison(study.extra["mfvi_loglik"], study.fits["newton"])
-    own = beta_comparison(study.fits["mfvi"], study.fits["newton"])
-    frame = pd.DataFrame({"both at maximum likelihood's θ": same, "each at its own θ": own})
-    frame.index = pd.Index(["correlation of the means", "RMSE of the means", "ratio of the variances"])
-    lines.append(frame.map(lambda value: f"{value:.6g}").to_string())
+    titles = {"same_theta": "both at maximum likelihood's θ", "own_theta": "each at its own θ"}
+    frame = pd.DataFrame({titles[name]: column for name, column in study.comparison().items()})
+    frame = frame.rename(index=ROWS).map(lambda value: "—" if value is None or np.isnan(value) else f"{value:.6g}")
+    lines.append(frame.to_string() if len(frame) else "not possible: a fit does not exist")
     lines += ["", "How the fits ended"]
     for name, fit in {**study.fits, **study.extra}.items():
         lines += [f"  {name}: {' '.join([fit.status.advice, *fit.notes])}"]
+    for block, reasons in study.failed.items():
+        lines += [f"  {name} ({block}): no fit. {reason}" for name, reason in reasons.items()]
     return "\n".join(lines)
 
 
@@ -142,9 +169,12 @@ def write(study: Study, folder: Path) -> list[Path]:
     shown = {**study.fits, **study.extra}
     paths = [write_json(study.to_dict(), folder / "estimates.json")]
     paths.append(write_trace(shown, folder / "trace.csv"))
-    chosen = {name: shown[name] for name in ("em", "newton", "mfvi", "mfvi_loglik")}
+    chosen: dict[str, Fit] = {
+        name: shown[name] for name in ("em", "newton", "reml", "mfvi", "mfvi_loglik") if name in shown
+    }
     paths.append(write_posterior(chosen, study.data.X_names, folder / "posterior.csv"))
-    return paths + (figures(study, folder) if importlib.util.find_spec("matplotlib") else [])
+    complete = not study.failed.get("fits") and not study.failed.get("extra")
+    return paths + (figures(study, folder) if complete and importlib.util.find_spec("matplotlib") else [])
 
 
 def write_json(content: Mapping[str, Any], path: Path) -> Path:
@@ -242,6 +272,8 @@ def figures(study: Study, folder: Path) -> list[Path]:
 
 
 def _table(fits: Mapping[str, Fit]) -> str:
+    if not fits:
+        return "no fit exists (the reasons stand below)"
     frame = compare(*fits.values(), names=list(fits))
     frame = frame.loc[[row for row in frame.index if not row.startswith(("omega[", "beta_"))]]
     if np.isnan(frame.loc["intercept"].astype(float)).all():

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ def read_text(path: str | Path) -> tuple[tuple[str, ...], Array]:
                 index_col=False,
                 dtype=np.float64,
                 engine="c",
-                encoding="utf-8",
+                encoding="utf-8-sig",
                 **_EXACT,  # type: ignore[call-overload]
             )
     except (ValueError, pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError):
@@ -69,13 +70,21 @@ def read_text(path: str | Path) -> tuple[tuple[str, ...], Array]:
 
 def _existing(path: str | Path) -> Path:
     path = Path(path)
-    if not path.is_file():
+    if path.is_dir():
+        raise DataError(f"{path}: is a directory; give a file.")
+    if not path.exists():
         raise DataError(f"{path}: no such file. Check the path (it is read relative to {Path.cwd()}).")
+    if not path.is_file():
+        raise DataError(f"{path}: is not a regular file (pipes are not read: save the table first).")
     return path
 
 
 def _header(path: Path) -> tuple[str, tuple[str, ...]]:
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with path.open("rb") as binary:
+        start = binary.read(4096)
+    if b"\0" in start or start[:2] in (b"\x1f\x8b", b"BZ", b"PK"):
+        raise DataError(f"{path}: is compressed or binary, or not UTF-8; unpack it, or save it as UTF-8 text first.")
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
         line = file.readline().rstrip("\r\n")
     if not line.strip():
         raise DataError(f"{path}, line 1: empty; a header with column names is expected there.")
@@ -121,7 +130,7 @@ def _fault(path: Path, separator: str, names: tuple[str, ...]) -> str:
                     "one number per column (row names are not read: write the file without them)."
                 )
             for name, cell in zip(names, cells, strict=True):
-                if cell in ("", "NA", "NaN", "nan", "NULL", "null", "None", "."):
+                if cell in ("", "NA", "N/A", "<NA>", "NaN", "nan", "NULL", "null", "None", ".", "-"):
                     return f"{path}, line {number}, column {name}: missing value; drop or impute that row."
                 if not _is_number(cell):
                     return f"{path}, line {number}, column {name}: {cell!r} is not a number; correct or encode it."
@@ -143,11 +152,18 @@ def _read_parquet(path: str | Path) -> tuple[tuple[str, ...], Array]:
 
 def _read_npz(path: str | Path) -> tuple[tuple[str, ...], Array]:
     path = _existing(path)
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path}: is not a numpy archive; write it with numpy.savez(path, y=y, Z=Z, X=X).")
     with np.load(path, allow_pickle=False) as archive:
         if "y" not in archive or "X" not in archive:
             raise DataError(f"{path}: holds {', '.join(archive.files)}; arrays y, X and (optional) Z are expected.")
-        y, X = archive["y"], archive["X"]
-        Z = archive["Z"] if "Z" in archive else np.empty((len(y), 0))
+        try:
+            y, X = archive["y"], archive["X"]
+            Z = archive["Z"] if "Z" in archive else np.empty((len(y), 0))
+        except ValueError as error:
+            raise DataError(f"{path}: holds Python objects, not numbers; convert the arrays to float first.") from error
+    if any(np.iscomplexobj(part) for part in (y, Z, X)):
+        raise DataError(f"{path}: holds complex numbers; give real ones.")
     if y.ndim != 1 or Z.ndim != 2 or X.ndim != 2 or not len(y) == len(Z) == len(X):
         raise DataError(f"{path}: y {y.shape}, Z {Z.shape}, X {X.shape}; (n,), (n, c) and (n, p) are expected.")
     names = ("y", *(f"Z.{j + 1}" for j in range(Z.shape[1])), *(f"X.{j + 1}" for j in range(X.shape[1])))

@@ -76,7 +76,7 @@ def test_reproduce_on_the_twin(tmp_path):
     em = trace[trace["fit"] == "em"]
     assert len(em) == fits["em"]["n_iter"] + 1
     assert (np.diff(em["loglik"]) >= -1e-9).all()
-    assert pd.read_csv(tmp_path / "out" / "posterior.csv").shape == (6000, 9)
+    assert pd.read_csv(tmp_path / "out" / "posterior.csv").shape == (6000, 11)
 
 
 def test_reproduce_on_a_file(small):
@@ -112,6 +112,44 @@ def test_fit(small, options):
     assert fit["loglik"] == model.loglik_
 
 
+def test_reproduce_goes_on_where_a_fit_does_not_exist(tmp_path):
+    """Centred features with an intercept: maximum likelihood has no maximum, REML and mean field have."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 90))
+    write_xyz(tmp_path / "a.txt", rng.normal(size=60), np.empty((60, 0)), X - X.mean(axis=0))
+    done = cli("reproduce", "--data", "a.txt", "--out", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "out" / "estimates.json").read_text())
+    assert "newton" in result["failed"]["fits_intercept"]
+    assert "reml" in result["fits_intercept"]
+    assert "newton (fits_intercept): no fit" in done.stdout
+
+
+def test_reproduce_without_any_signal_or_with_one_feature(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, X in (("zero", np.zeros((40, 3))), ("one", rng.normal(size=(40, 1)))):
+        write_xyz(tmp_path / f"{name}.txt", rng.normal(size=40), np.ones((40, 1)), X)
+        done = cli("reproduce", "--data", f"{name}.txt", "--out", name, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / name / "estimates.json").exists()
+
+
+def test_output_that_cannot_be_written(small):
+    for arguments in (["fit", "small.txt", "--out", "small.txt"], ["reproduce", "--out", "small.txt/sub"]):
+        done = cli(*arguments, cwd=small[0])
+        assert done.returncode == 2
+        assert "small.txt" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_output_without_greek(small):
+    folder, _ = small
+    command = [sys.executable, "-m", "fastlmm_vi", "fit", "small.txt", "--reml"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "cp1252"})
+    assert done.returncode == 0
+    assert b"Fixed effects" in done.stdout
+
+
 def test_fit_chooses_columns(small):
     folder, data = small
     table = pd.DataFrame(
@@ -121,7 +159,7 @@ def test_fit_chooses_columns(small):
     table.to_csv(folder / "named.csv", index=False)
     done = cli("fit", "named.csv", "--y", "height", "--covariates", "age", "--features", "snp", "--reml", cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert "age" in done.stdout
+    assert "response height; covariates age; features snp0, snp1, … snp49 (50); not used none" in done.stdout
     model = WideLMM(reml=True).fit(data.X[:, :50], data.y, data.Z[:, 0])
     assert f"{model.sigma2_e_:.6g}" in done.stdout
 

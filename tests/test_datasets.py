@@ -116,6 +116,30 @@ def test_windows_lines_quotes_and_a_last_line_without_end(tmp_path):
     np.testing.assert_array_equal(data.y, [1, 5, 2])
 
 
+def test_what_is_not_a_text_table(tmp_path):
+    import gzip
+
+    (tmp_path / "a.gz").write_bytes(gzip.compress(GOOD.encode()))
+    (tmp_path / "b.txt").write_bytes(GOOD.encode("utf-16"))
+    for name in ("a.gz", "b.txt"):
+        with pytest.raises(DataError, match="compressed or binary"):
+            read_xyz(tmp_path / name)
+    with pytest.raises(DataError, match="is a directory"):
+        read_xyz(tmp_path)
+    (tmp_path / "bom.txt").write_bytes(b"\xef\xbb\xbf" + GOOD.encode())
+    assert read_xyz(tmp_path / "bom.txt").y_name == "y"
+    (tmp_path / "fake.npz").write_text(GOOD)
+    np.savez(tmp_path / "complex.npz", y=np.ones(3), X=np.ones((3, 2)) * 1j)
+    np.savez(tmp_path / "objects.npz", y=np.array([None, 1, 2]), X=np.ones((3, 2)))
+    for name, message in (
+        ("fake", "not a numpy archive"),
+        ("complex", "complex numbers"),
+        ("objects", "Python objects"),
+    ):
+        with pytest.raises(DataError, match=message):
+            read_table(tmp_path / f"{name}.npz")
+
+
 def test_other_containers(tmp_path):
     y, Z, X = np.arange(5.0), np.ones((5, 1)), np.eye(5)
     np.savez(tmp_path / "a.npz", y=y, Z=Z, X=X)

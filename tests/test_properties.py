@@ -188,6 +188,16 @@ def test_invariances(name, options):
     np.testing.assert_allclose(other.coef_, model.coef_, rtol=rtol, atol=rtol)
 
 
+@pytest.mark.parametrize("offset", [30.0, 1000.0])
+def test_reml_with_an_intercept_does_not_see_the_means_of_x(offset):
+    problem = PROBLEMS["wide"]
+    model, shifted = (WideLMM(reml=True).fit(X, problem.y) for X in (problem.X, problem.X + offset))
+    # The Gram matrix holds n · offset² of its own size beside what matters.
+    rtol = 1e-14 * 40 * offset**2
+    assert shifted.criterion_ == pytest.approx(model.criterion_, rel=rtol)
+    np.testing.assert_allclose(shifted.sigma2_e_, model.sigma2_e_, rtol=max(10 * rtol, 1e-8))
+
+
 @settings(max_examples=25, deadline=None)
 @given(problem=problems(), reml=st.booleans())
 def test_newton_is_at_the_top_of_a_dense_scan(problem, reml):

@@ -57,7 +57,7 @@ def test_summary_says_what_matters(fits):
         assert "iterations" in text
     assert "REML criterion" in fits["reml"].fit_.summary()
     assert "ELBO" in fits["mfvi"].fit_.summary()
-    assert "maximum likelihood's" in fits["mfvi"].fit_.summary()
+    assert "of maximum likelihood" in fits["mfvi"].fit_.summary()
     assert "newton" in repr(fits["newton"].fit_)
 
 

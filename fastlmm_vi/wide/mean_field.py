@@ -38,7 +38,7 @@ def fit_collapsed(
         points = [profile.evaluate(rotated, criterion, gamma) for gamma in optimum.path]
         path = np.array([(point.value, point.sigma2_beta, point.sigma2_e) for point in points])
         best, status, notes = optimum.best, optimum.status, mode_notes(optimum, criterion.name)
-        sigma2_beta, sigma2_e, a, n_iter = best.sigma2_beta, best.sigma2_e, best.a, len(path)
+        sigma2_beta, sigma2_e, a, n_iter = best.sigma2_beta, best.sigma2_e, best.a, max(1, len(path) - 1)
     else:
         half = 0.5 * float(np.var(design.y))
         d, y, Q, n = rotated
@@ -173,27 +173,24 @@ def _trace(run: sweeps.Ascent, rotated: Rotated | None, by_loglik: bool) -> Trac
     )
 
 
-def _likelihood_sigma2_beta(rotated: Rotated) -> float:
-    """Maximum likelihood's σ²_β, NaN where there is none."""
+def _exact_sigma2_beta(rotated: Rotated) -> tuple[float, str]:
+    """σ²_β by maximum likelihood, or by REML where the likelihood has no maximum, and which of the two it is."""
     try:
-        return profile.maximise(rotated, profile.likelihood(rotated)).best.sigma2_beta
+        return profile.maximise(rotated, profile.likelihood(rotated)).best.sigma2_beta, "maximum likelihood"
     except UnboundedLikelihoodError:
-        return np.nan
+        return profile.maximise(rotated, profile.likelihood(rotated, reml=True)).best.sigma2_beta, "REML"
 
 
 def _shrunk(status: Status, sigma2_beta: float, rotated: Rotated) -> Status:
-    """Name the state in which mean field's σ²_β is below half of maximum likelihood's."""
-    if status in (Status.NOT_CONVERGED, Status.UNBOUNDED) or not sigma2_beta < 0.5 * _likelihood_sigma2_beta(rotated):
+    """Name the state in which mean field's σ²_β is below half of the exact one."""
+    if status in (Status.NOT_CONVERGED, Status.UNBOUNDED) or not sigma2_beta < 0.5 * _exact_sigma2_beta(rotated)[0]:
         return status
     return Status.SHRUNK if sigma2_beta > 0.0 else Status.SHRUNK_TO_ZERO
 
 
 def _comparison(status: Status, sigma2_beta: float, rotated: Rotated) -> tuple[str, ...]:
     """Say what learning θ by the ELBO did to σ²_β."""
-    likelihood = _likelihood_sigma2_beta(rotated)
-    if status is Status.NOT_CONVERGED or not likelihood > 0.0:
+    exact, name = _exact_sigma2_beta(rotated)
+    if status is Status.NOT_CONVERGED or not exact > 0.0:
         return ()
-    return (
-        f"θ maximises the ELBO: σ²_β = {sigma2_beta:.6g}, {sigma2_beta / likelihood:.3g} × maximum likelihood's "
-        f"{likelihood:.6g}.",
-    )
+    return (f"θ maximises the ELBO: σ²_β = {sigma2_beta:.6g}, {sigma2_beta / exact:.3g} × the {exact:.6g} of {name}.",)

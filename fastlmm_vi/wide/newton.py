@@ -43,7 +43,7 @@ def fit(design: Design, spectrum: Spectrum, rotated: Rotated, *, reml: bool) -> 
             seconds,
             loglik=np.array(loglik),
         ),
-        n_iter=len(path),
+        n_iter=max(1, len(path) - 1),
         reml=reml,
         modes=modes(optimum, shift),
         notes=mode_notes(optimum, criterion.name),

@@ -96,10 +96,8 @@ def maximise(rotated: Rotated, criterion: Criterion) -> Optimum:
         gammas = np.r_[lo, gammas]  # the scan's point below the bracket is where the climb began
         rising = np.maximum.accumulate(np.r_[values[i], path_values])
         accepted = np.r_[values[i], path_values] >= rising
-        mode = evaluate(rotated, criterion, gammas[-1])
-        around = values[max(i - 1, 0)], values[min(i + 2, grid.size - 1)]
-        if lo == 0.0 or mode.value - max(around) > _rounding(rotated, mode):
-            modes.append((mode, gammas[accepted]))
+        if lo == 0.0 or not _is_rounding(hi, slopes[i : i + 2] * grid[i : i + 2], rotated.d):
+            modes.append((evaluate(rotated, criterion, gammas[-1]), gammas[accepted]))
     modes.sort(key=lambda mode: -mode[0].value)
     interior = tuple(mode for mode, _ in modes)
 
@@ -108,7 +106,7 @@ def maximise(rotated: Rotated, criterion: Criterion) -> Optimum:
             raise UnboundedLikelihoodError(
                 f"The {criterion.name} grows without end as σ²_e → 0 and has no interior maximum: X and the covariates "
                 f"can reproduce any y (n = {rotated.n}, rank of X = {rotated.n - rotated.nullity}, "
-                f"{rotated.Q.shape[1]} covariates with the intercept). Use method='newton', reml=True: bounded here."
+                f"{rotated.Q.shape[1]} fixed effects). Use method='newton', reml=True: bounded here."
             )
         return Optimum(interior[0], Status.UNBOUNDED, interior, modes[0][1])
     candidates = [(mode, Status.CONVERGED, path) for mode, path in modes]
@@ -135,19 +133,19 @@ def _grid(d: Array) -> Array:
     return np.exp(np.append(np.concatenate(parts), ends[-1]))
 
 
-def _rounding(rotated: Rotated, mode: Point) -> float:
-    """What rounding can do to the criterion: a maximum that rises less above its surroundings is none.
+def _is_rounding(gamma: float, slopes: Array, d: Array) -> bool:
+    """Whether a change of sign of the slope (`slopes` in log γ on either side) is rounding where the criterion is flat.
 
-    On the plateau at large γ QᵀV⁻¹Q can have directions of size 1 (the null space of K) and of size 1/γ.
+    It may be flat everywhere (X within the covariates' span, under REML), or on a plateau at large γ: where the weakest
+    direction of X has γ d > 1e6 it is flat to 1e-6 of a nat or has slopes of order n; what lies between is the error of
+    |QᵀV⁻¹Q|, whose directions differ in size by γ d.
     """
-    d, _, Q, n = rotated
-    A = (Q.T / (1.0 + mode.gamma * d)) @ Q
-    condition = float(np.linalg.cond(A)) if Q.shape[1] else 1.0
-    return 1e-12 * (n + abs(mode.value)) * condition
+    steepest = np.abs(slopes).max()
+    return bool(steepest < 1e-9 * d.size or (gamma * d[d > 0.0].min() > 1e6 and steepest < 1e-3))
 
 
 def _unbounded(rotated: Rotated, criterion: Criterion) -> bool:
-    """Whether the criterion → ∞ as γ → ∞ for any y: null(K) lies in the span of the covariates.
+    """Whether the criterion → ∞ as γ → ∞ for any y: no direction of null(K) is orthogonal to all covariates.
 
     There the residual can be made 0, F ~ 1/γ, and the criterion grows like ½ (f − rank of what is penalised) log γ.
     """
