@@ -107,6 +107,11 @@ class Posterior(Protocol):
         """Var(x_iᵀβ) for every row of X (k, p), (k,)."""
         ...
 
+    @property
+    def link(self) -> Any:
+        """How E[β] answers to ω, with `variance(X, Z, covariance)`; None where that is not known."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
@@ -114,6 +119,7 @@ class Stored:
 
     mean: Array
     var: Array
+    link: None = None
 
     def variances(self) -> Array:
         """Var(β_j), (p,)."""
@@ -139,6 +145,8 @@ class Fit:
         Observations, features, covariates (the intercept counted in c).
     omega, omega_se : ndarray (number of covariates,)
         Fixed effects, without the intercept, and their standard errors.
+    omega_cov : ndarray (c, c)
+        Covariance of all fixed effects, the intercept first (at the mean of X where the fit standardised it).
     intercept, intercept_se : float or None
         None where the model has no intercept.
     sigma2_beta, sigma2_e, pve : float
@@ -165,6 +173,7 @@ class Fit:
     c: int
     omega: Array
     omega_se: Array
+    omega_cov: Array
     intercept: float | None
     intercept_se: float | None
     sigma2_beta: float
@@ -252,7 +261,7 @@ class Fit:
         predicts means, not standard deviations.
         """
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in {"posterior", "trace", "status"}}
-        arrays = {k: plain.pop(k) for k in ("omega", "omega_se")}
+        arrays = {k: plain.pop(k) for k in ("omega", "omega_se", "omega_cov")}
         header = json.dumps({**plain, "timings": dict(self.timings), "status": self.status.value})
         trace = {f"trace_{f.name}": getattr(self.trace, f.name) for f in fields(Trace)}
         path = Path(path)
@@ -283,7 +292,7 @@ def load(path: str | Path) -> Fit:
         header: dict[str, Any] = json.loads(str(archive["header"]))
         trace = Trace(**{f.name: archive[f"trace_{f.name}"] for f in fields(Trace)})
         posterior = Stored(mean=archive["beta_mean"], var=archive["beta_var"])
-        arrays = {k: archive[k] for k in ("omega", "omega_se")}
+        arrays = {k: archive[k] for k in ("omega", "omega_se", "omega_cov")}
     for name in ("notes", "covariate_names", "feature_names"):
         header[name] = None if header[name] is None else tuple(header[name])
     header["modes"] = tuple(tuple(mode) for mode in header["modes"])

@@ -147,10 +147,29 @@ def test_predict_with_uncertainty():
     S = np.linalg.inv(X.T @ X / model.sigma2_e_ + np.eye(X.shape[1]) / model.sigma2_beta_)
     np.testing.assert_allclose(mean, model.intercept_ + C @ model.omega_ + new @ model.coef_, rtol=1e-12)
     np.testing.assert_allclose(std**2, np.einsum("ij,jk,ik->i", new, S, new) + model.sigma2_e_, rtol=1e-9)
-    _, lower, upper = model.predict(new, C, interval="prediction", level=0.9)
-    np.testing.assert_allclose(upper - lower, 2 * 1.6448536269514722 * std, rtol=1e-12)
-    _, low, high = model.predict(new, C, interval="mean")
-    assert (high - low < 1.2 * (upper - lower)).all()
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+def test_intervals_are_the_inverse_of_the_mixed_model_equations(standardize):
+    """Henderson's equations, dense: their inverse holds the prediction error variance, ω's uncertainty in it."""
+    rng = np.random.default_rng(5)
+    new, C = rng.normal(size=(7, X.shape[1])), rng.normal(size=(7, 2))
+    model = WideLMM(reml=True, standardize=standardize).fit(X, y, COVARIATES)
+    scale = X.std(axis=0) * np.sqrt(X.shape[1]) if standardize else 1.0
+    center = X.mean(axis=0) if standardize else 0.0
+    W = np.hstack([np.ones((40, 1)), COVARIATES, (X - center) / scale])
+    penalty = np.diag(np.r_[np.zeros(3), np.full(X.shape[1], 1 / model.sigma2_beta_)])
+    inverse = np.linalg.inv(W.T @ W / model.sigma2_e_ + penalty)
+    at = np.hstack([np.ones((7, 1)), C, (new - center) / scale])
+    error = np.einsum("ij,jk,ik->i", at, inverse, at)
+    for interval, variance in (("mean", error), ("prediction", error + model.sigma2_e_)):
+        mean, lower, upper = model.predict(new, C, interval=interval, level=0.9)
+        np.testing.assert_allclose(mean, model.predict(new, C))
+        np.testing.assert_allclose(upper - lower, 2 * 1.6448536269514722 * np.sqrt(variance), rtol=1e-8)
+
+
+def test_mean_field_predictions():
+    new, C = X[:7] + 0.1, COVARIATES[:7]
     mean_field = WideLMM("mfvi", theta_by="loglik").fit(X, y, COVARIATES)
     _, std = mean_field.predict(new, C, return_std=True)
     np.testing.assert_allclose(std**2, new**2 @ mean_field.beta_var_ + mean_field.sigma2_e_, rtol=1e-12)

@@ -105,7 +105,8 @@ def to_fit(
     """Add standard errors, PVE and names to an estimate; `rotated` is None where no spectrum was made."""
     e = estimate
     found = _information(rotated, e)
-    omega, omega_se = design.omega(e.a), np.sqrt(np.diag(design.omega_covariance(found.effects)))
+    omega, omega_cov = design.omega(e.a), design.omega_covariance(found.effects)
+    omega_se = np.sqrt(np.diag(omega_cov))
     first = 1 if design.has_intercept else 0
     t = _mean_projected_eigenvalue(design, rotated)
     explained = e.sigma2_beta * t
@@ -119,6 +120,7 @@ def to_fit(
         c=design.c,
         omega=omega[first:],
         omega_se=omega_se[first:],
+        omega_cov=omega_cov,
         intercept=float(omega[0]) if first else None,
         intercept_se=float(omega_se[0]) if first else None,
         sigma2_beta=float(e.sigma2_beta),

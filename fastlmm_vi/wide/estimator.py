@@ -88,7 +88,7 @@ class WideLMM(RegressorMixin, BaseEstimator):
     Notes
     -----
     Cost: O(min(n, p)² max(n, p)) once, then O(n c) to O(n c²) per iteration, independent of p. Memory: X in float64 (by
-    reference where it is, else a copy) and min(n, p)² numbers; never p × p when p > n. Exact fits keep both for
+    reference where it is, else a copy) and min(n, p)² numbers; never p × p when p > n. Fits keep both for
     variances and predictions: do not change X afterwards, and expect both in a pickle (`fit_.save` writes estimates
     only). The derivation is in docs/derivation.md.
 
@@ -211,7 +211,9 @@ class WideLMM(RegressorMixin, BaseEstimator):
             Also return the standard deviation of a new observation: posterior variance of xᵀβ plus σ²_e, with ω and
             the variances held at their estimates.
         interval : {None, "mean", "prediction"}
-            Also return a central interval: for the expected response ("mean") or a new observation ("prediction").
+            Also return a central interval: for the expected response ("mean") or a new observation ("prediction"). It
+            carries the uncertainty of ω too (the prediction error variance of the mixed model equations), at the
+            estimated variances.
         level : float, default 0.95
             Of the interval.
 
@@ -227,14 +229,20 @@ class WideLMM(RegressorMixin, BaseEstimator):
             raise ValueError(f"level={level!r} must lie between 0 and 1.")
         _check_rows(X, covariates)
         Xa = validate_data(self, X, dtype=np.float64, reset=False)
-        mean = Xa @ self.coef_ + self.intercept_ + self._covariate_part(covariates, len(Xa))
+        Z = self._covariates(covariates, len(Xa))
+        mean = Xa @ self.coef_ + self.intercept_ + Z @ self.omega_
         if not return_std and interval is None:
             return mean
-        variance = self.fit_.posterior.predictive(Xa)
-        std = np.sqrt(variance + self.sigma2_e_)
-        out = [mean, std] if return_std else [mean]
+        posterior = self.fit_.posterior
+        variance = posterior.predictive(Xa)
+        out = [mean, np.sqrt(variance + self.sigma2_e_)] if return_std else [mean]
         if interval is not None:
-            half = scipy.stats.norm.ppf(0.5 + level / 2) * (np.sqrt(variance) if interval == "mean" else std)
+            if posterior.link is None:
+                raise ValueError("interval needs the spectrum of X, which was too large here: use return_std=True.")
+            variance = variance + posterior.link.variance(Xa, Z, self.fit_.omega_cov)
+            if interval == "prediction":
+                variance = variance + self.sigma2_e_
+            half = scipy.stats.norm.ppf(0.5 + level / 2) * np.sqrt(variance)
             out += [mean - half, mean + half]
         return tuple(out)
 
@@ -250,7 +258,7 @@ class WideLMM(RegressorMixin, BaseEstimator):
         """
         return float(r2_score(y, self.predict(X, covariates), sample_weight=sample_weight))
 
-    def _covariate_part(self, covariates: Any, k: int) -> Array | float:
+    def _covariates(self, covariates: Any, k: int) -> Array:
         wanted = self.fit_.covariate_names
         if covariates is None and wanted:
             raise DataError(f"covariates is missing: the model was fitted with {', '.join(wanted)}.")
@@ -262,7 +270,7 @@ class WideLMM(RegressorMixin, BaseEstimator):
                 f"covariates has the columns {', '.join(names)}, the fit had {', '.join(wanted)}: give the same ones, in "
                 "the same order."
             )
-        return np.asarray(Z @ self.omega_)
+        return Z
 
     @property
     def coef_(self) -> Array:

@@ -58,6 +58,7 @@ def fit(
         if by_sweeps:
             estimate = mean_field.fit_sweeps(
                 design,
+                spectrum,
                 rotated,
                 theta_by=theta_by,
                 accelerate=accelerate,

@@ -47,6 +47,9 @@ def fit_collapsed(
         status, notes = judge(optimum, distance <= tol, sigma2_beta, value)
         n_iter = len(path) - 1
     seconds = time.perf_counter() - start
+    compared: tuple[str, ...] = ()
+    if by_elbo:
+        status, compared = _against_exact(status, sigma2_beta, rotated)
     gamma = sigma2_beta / sigma2_e
     gap = kernels.mean_field_gap(path[:, 1] / path[:, 2], sq_norms, rotated.d)
     loglik, bound = (path[:, 0] + gap, path[:, 0]) if by_elbo else (path[:, 0], path[:, 0] - gap)
@@ -62,18 +65,20 @@ def fit_collapsed(
             design,
             posterior.exact_mean(spectrum, rotated, gamma, a),
             posterior.mean_field_variances(sq_norms, gamma, sigma2_e),
+            posterior.Link(design, spectrum, rotated, gamma),
         ),
-        status=_shrunk(status, sigma2_beta, rotated) if by_elbo else status,
+        status=status,
         trace=trace(path[:, 0], path[:, 1], path[:, 2], seconds, loglik=loglik, elbo=bound),
         n_iter=n_iter,
         modes=modes(optimum),
-        notes=(*notes, *(_comparison(status, sigma2_beta, rotated) if by_elbo else ()), OVERCONFIDENT),
+        notes=(*notes, *compared, OVERCONFIDENT),
         no_se=NO_SAMPLING_THEORY if by_elbo else "",
     )
 
 
 def fit_sweeps(
     design: Design,
+    spectrum: Spectrum | None,
     rotated: Rotated | None,
     *,
     theta_by: str,
@@ -84,7 +89,7 @@ def fit_sweeps(
 ) -> Estimate:
     """Return the mean-field optimum by coordinate sweeps on X, O(n p) each; no Gram matrix is used for it.
 
-    `rotated` only fills in the log-likelihood of the trace afterwards (NaN where it is None), and gives θ for
+    Spectrum and `rotated` only fill in the log-likelihood of the trace afterwards (NaN where it is None), and gives θ for
     `theta_by="loglik"`. Starts from zero means. Docs: derivation, sections 7 and 9.
     """
     fixed = None
@@ -113,8 +118,8 @@ def fit_sweeps(
     if fixed is None and rotated is not None:
         optimum = profile.maximise(rotated, profile.elbo(design.features.column_sq_norms()))
         status, notes = judge(optimum, run.converged, s.sigma2_beta, run.elbo[-1])
-        status = _shrunk(status, s.sigma2_beta, rotated)
-        notes = (*notes, *_comparison(status, s.sigma2_beta, rotated))
+        status, compared = _against_exact(status, s.sigma2_beta, rotated)
+        notes = (*notes, *compared)
     elif fixed is None:
         notes = ("Log-likelihood, gap and standard errors are NaN: X is too large for the spectrum they need.",)
         status = Status.ZERO_SIGMA2_BETA if s.sigma2_beta == 0.0 else Status.CONVERGED
@@ -129,7 +134,12 @@ def fit_sweeps(
         sigma2_beta=s.sigma2_beta,
         sigma2_e=s.sigma2_e,
         a=s.a,
-        posterior=posterior.mean_field(design, s.mean, s.var),
+        posterior=posterior.mean_field(
+            design,
+            s.mean,
+            s.var,
+            None if spectrum is None or rotated is None else posterior.Link(design, spectrum, rotated, s.gamma),
+        ),
         status=status,
         trace=_trace(run, rotated, fixed is not None),
         n_iter=len(run.elbo) - 1,
@@ -181,16 +191,14 @@ def _exact_sigma2_beta(rotated: Rotated) -> tuple[float, str]:
         return profile.maximise(rotated, profile.likelihood(rotated, reml=True)).best.sigma2_beta, "REML"
 
 
-def _shrunk(status: Status, sigma2_beta: float, rotated: Rotated) -> Status:
-    """Name the state in which mean field's σ²_β is below half of the exact one."""
-    if status in (Status.NOT_CONVERGED, Status.UNBOUNDED) or not sigma2_beta < 0.5 * _exact_sigma2_beta(rotated)[0]:
-        return status
-    return Status.SHRUNK if sigma2_beta > 0.0 else Status.SHRUNK_TO_ZERO
-
-
-def _comparison(status: Status, sigma2_beta: float, rotated: Rotated) -> tuple[str, ...]:
-    """Say what learning θ by the ELBO did to σ²_β."""
+def _against_exact(status: Status, sigma2_beta: float, rotated: Rotated) -> tuple[Status, tuple[str, ...]]:
+    """Say what learning θ by the ELBO did to σ²_β; name the state where it is below half of the exact one."""
+    if status is Status.NOT_CONVERGED:
+        return status, ()
     exact, name = _exact_sigma2_beta(rotated)
-    if status is Status.NOT_CONVERGED or not exact > 0.0:
-        return ()
-    return (f"θ maximises the ELBO: σ²_β = {sigma2_beta:.6g}, {sigma2_beta / exact:.3g} × the {exact:.6g} of {name}.",)
+    if not exact > 0.0:
+        return status, ()
+    note = f"θ maximises the ELBO: σ²_β = {sigma2_beta:.6g}, {sigma2_beta / exact:.3g} × the {exact:.6g} of {name}."
+    if status is not Status.UNBOUNDED and sigma2_beta < 0.5 * exact:
+        status = Status.SHRUNK if sigma2_beta > 0.0 else Status.SHRUNK_TO_ZERO
+    return status, (note,)

@@ -1,12 +1,39 @@
 """The Gaussian posterior of β at given variances: exact, through the spectrum, or mean field."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from ..result import Array
 from .design import Design
 from .spectrum import Rotated, Spectrum
+
+
+@dataclass(frozen=True, eq=False)
+class Link:
+    """How E[β] answers to ω: dE[β]/dω = −γ Xᵀ (I + γK)⁻¹ Z, whatever the family of q."""
+
+    design: Design
+    spectrum: Spectrum
+    rotated: Rotated
+    gamma: float
+
+    @cached_property
+    def matrix(self) -> Array:
+        """γ Xᵀ (I + γK)⁻¹ Z, (p, c), the intercept first; computed on first use, O(n p c)."""
+        w = self.gamma / (1.0 + self.gamma * self.rotated.d)
+        columns = [self.spectrum.back(w * q) for q in self.rotated.Q.T]
+        return np.column_stack([*columns, np.empty((self.design.p, 0))]) @ self.design.R
+
+    def variance(self, X: Array, Z: Array, covariance: Array) -> Array:
+        """What Cov(ω̂) = `covariance` adds to the variance of a prediction at the rows of Z (k, c) and X (k, p)."""
+        if self.design.center is not None and self.design.scale is not None:
+            X = (X - self.design.center) / self.design.scale
+        if self.design.has_intercept:
+            Z = np.column_stack([np.ones(len(Z)), Z])
+        D = Z - X @ self.matrix
+        return np.einsum("ij,jk,ik->i", D, covariance, D)
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +49,7 @@ class Exact:
     sigma2_beta: float
     center: Array | None
     scale: Array | None
+    link: Link
 
     def variances(self) -> Array:
         """S_jj, (p,)."""
@@ -42,6 +70,7 @@ class MeanField:
     mean: Array
     var: Array
     center: Array | None
+    link: Link | None
 
     def variances(self) -> Array:
         """var_j, (p,)."""
@@ -65,13 +94,15 @@ def mean_field_variances(column_sq_norms: Array, gamma: float, sigma2_e: float) 
 
 def exact(design: Design, spectrum: Spectrum, rotated: Rotated, gamma: float, sigma2_e: float, a: Array) -> Exact:
     """Return the exact posterior at (γ, σ²_e, a)."""
-    mean = exact_mean(spectrum, rotated, gamma, a)
-    return Exact(_unscale(design, mean), spectrum, gamma, gamma * sigma2_e, design.center, design.scale)
+    mean = _unscale(design, exact_mean(spectrum, rotated, gamma, a))
+    link = Link(design, spectrum, rotated, gamma)
+    return Exact(mean, spectrum, gamma, gamma * sigma2_e, design.center, design.scale, link)
 
 
-def mean_field(design: Design, mean: Array, var: Array) -> MeanField:
-    """Return q(β) on the original scale of X."""
-    return MeanField(_unscale(design, mean), var if design.scale is None else var / design.scale**2, design.center)
+def mean_field(design: Design, mean: Array, var: Array, link: Link | None) -> MeanField:
+    """Return q(β) on the original scale of X; `link` is None where there is no spectrum."""
+    var = var if design.scale is None else var / design.scale**2
+    return MeanField(_unscale(design, mean), var, design.center, link)
 
 
 def _unscale(design: Design, mean: Array) -> Array:
