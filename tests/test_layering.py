@@ -13,8 +13,8 @@ PACKAGE = sorted((ROOT / "fastlmm_vi").rglob("*.py"))
 
 # A module may import modules of strictly lower rank only.
 RANKS = [
-    {"errors", "result", "threads", "progress"},
-    {"tables"},
+    {"errors", "summary", "threads", "progress"},
+    {"result", "tables"},
     {"compare", "datasets", "wide.storage"},
     {"plots", "wide.design"},
     {"wide.spectrum"},
@@ -31,9 +31,14 @@ RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 
 
 def imports(path):
-    """Modules imported anywhere in a file, relative ones resolved."""
+    """Modules imported anywhere in a file but for types alone, relative ones resolved."""
     package = [path.parts[-2]] if path.parent.name != "fastlmm_vi" else []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    guards = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    for_types = {inner for guard in guards for inner in ast.walk(guard)}
+    for node in ast.walk(tree):
+        if node in for_types:
+            continue
         if isinstance(node, ast.Import):
             yield from ((alias.name, None) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -11,8 +11,6 @@ from .design import Design
 from .estimate import Estimate, judge, modes, trace
 from .spectrum import Rotated, Spectrum
 
-MAX_ITER = 20_000
-
 
 def fit(design: Design, spectrum: Spectrum, rotated: Rotated, *, tol: float, max_iter: int) -> Estimate:
     """Return the EM estimate: ω from least squares and both variances var(y)/2 to start with.

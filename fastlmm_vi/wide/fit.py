@@ -21,6 +21,8 @@ SOLVERS = ("auto", "sweep", "collapsed")
 THETA_BY = ("elbo", "loglik")
 # Beyond this side a Gram matrix takes minutes: sweeps are chosen, and the log-likelihood is not filled in after them.
 LARGEST_SPECTRUM = 5_000
+TOL = 1e-6
+MAX_ITER = {"em": 20_000, "mfvi": 100_000}
 
 Report = Callable[[str, int, float], None]
 
@@ -46,49 +48,36 @@ def fit(
     """
     n_threads = threads.count(n_jobs)
     timings = {"prepare": prepare_seconds}
-    small = min(design.n, design.p) <= LARGEST_SPECTRUM
-    by_sweeps = method == "mfvi" and (solver == "sweep" or (solver == "auto" and not small and spectrum is None))
+    tol = TOL if tol is None else tol
+    max_iter = max_iter or MAX_ITER.get(method, 0)
+    affordable = spectrum is not None or min(design.n, design.p) <= LARGEST_SPECTRUM
+    by_sweeps = method == "mfvi" and (solver == "sweep" or (solver == "auto" and not affordable))
     with threads.limit(n_threads):
         rotated = None
-        if spectrum is not None or small or not by_sweeps:
+        if affordable or not by_sweeps:
             report("spectrum", 0, np.nan)
             spectrum, rotated, timings["spectrum"] = _spectrum(design, spectrum)
         start = time.perf_counter()
         report(method, 0, np.nan)
-        if by_sweeps:
+        if spectrum is None or rotated is None or by_sweeps:
             estimate = mean_field.fit_sweeps(
                 design,
                 spectrum,
                 rotated,
                 theta_by=theta_by,
                 accelerate=accelerate,
-                tol=1e-6 if tol is None else tol,
-                max_iter=mean_field.MAX_ITER if max_iter is None else max_iter,
-                report=lambda iteration, gradient: report("mfvi", iteration, gradient),
+                tol=tol,
+                max_iter=max_iter,
+                report=lambda iteration, gradient: report(method, iteration, gradient),
             )
+        elif method == "newton":
+            estimate = newton.fit(design, spectrum, rotated, reml=reml)
+        elif method == "em":
+            estimate = em.fit(design, spectrum, rotated, tol=tol, max_iter=max_iter)
         else:
-            assert spectrum is not None
-            assert rotated is not None
-            if method == "newton":
-                estimate = newton.fit(design, spectrum, rotated, reml=reml)
-            elif method == "em":
-                estimate = em.fit(
-                    design,
-                    spectrum,
-                    rotated,
-                    tol=1e-6 if tol is None else tol,
-                    max_iter=em.MAX_ITER if max_iter is None else max_iter,
-                )
-            else:
-                estimate = mean_field.fit_collapsed(
-                    design,
-                    spectrum,
-                    rotated,
-                    theta_by=theta_by,
-                    accelerate=accelerate,
-                    tol=1e-6 if tol is None else tol,
-                    max_iter=mean_field.MAX_ITER if max_iter is None else max_iter,
-                )
+            estimate = mean_field.fit_collapsed(
+                design, spectrum, rotated, theta_by=theta_by, accelerate=accelerate, tol=tol, max_iter=max_iter
+            )
         loglik = np.nan
         if rotated is not None:
             loglik = kernels.marginal_loglik(estimate.sigma2_beta, estimate.sigma2_e, estimate.a, *rotated)

@@ -13,7 +13,6 @@ from .design import Design
 from .estimate import Estimate, judge, mode_notes, modes, trace
 from .spectrum import Rotated, Spectrum
 
-MAX_ITER = 100_000
 OVERCONFIDENT = (
     "q(β) ignores correlations between the β_j: its standard deviations, and predictions' intervals, are too narrow."
 )
