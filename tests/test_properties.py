@@ -2,6 +2,7 @@
 
 import warnings
 
+import naive
 import numpy as np
 import pytest
 from fastlmm_vi_kernels import spectral
@@ -11,7 +12,7 @@ from problems import PROBLEMS, draw
 
 from fastlmm_vi import Status, UnboundedLikelihoodError, WideLMM
 from fastlmm_vi.errors import ConvergenceWarning
-from fastlmm_vi.wide import design, mean_field, profile, sweeps
+from fastlmm_vi.wide import design, information, mean_field, profile, sweeps
 from fastlmm_vi.wide.spectrum import Spectrum
 
 METHODS = {
@@ -241,7 +242,6 @@ def test_plain_variational_em_reaches_the_same_optimum():
 
 
 def test_reml_is_bayesian_ridge_on_contrasts():
-    import naive
     from sklearn.linear_model import BayesianRidge
 
     y, Z, X = problem = PROBLEMS["wide"]
@@ -253,3 +253,19 @@ def test_reml_is_bayesian_ridge_on_contrasts():
     np.testing.assert_allclose(1 / ridge.lambda_, model.sigma2_beta_, rtol=1e-10)
     np.testing.assert_allclose(1 / ridge.alpha_, model.sigma2_e_, rtol=1e-10)
     np.testing.assert_allclose(ridge.coef_, model.coef_, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("options", [{}, {"reml": True}], ids=str)
+@pytest.mark.parametrize("name", ["wide", "tall"])
+def test_pve_and_its_standard_error(name, options):
+    y, Z, X = problem = PROBLEMS[name]
+    model = fit(problem, **options)
+    theta = np.array([model.sigma2_beta_, model.sigma2_e_])
+    assert model.pve_ == pytest.approx(naive.pve(Z, X, *theta), rel=1e-10)
+    steps = 1e-5 * np.diag(theta)
+    gradient = [(naive.pve(Z, X, *(theta + h)) - naive.pve(Z, X, *(theta - h))) / (2 * h.sum()) for h in steps]
+    rotated = Spectrum.of(X).rotate(design.build(X, y, Z, fit_intercept=False, standardize=False))
+    observed = information.observed_reml if options else information.observed_ml
+    a = profile.evaluate(rotated, profile.likelihood(rotated, bool(options)), theta[0] / theta[1]).a
+    covariance = observed(rotated, *theta, a).variances
+    assert model.pve_se_ == pytest.approx(np.sqrt(gradient @ covariance @ gradient), rel=1e-6)
