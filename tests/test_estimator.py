@@ -196,6 +196,8 @@ def test_standardize_is_standardising_by_hand(options):
     np.testing.assert_allclose(a.sigma2_beta_, b.sigma2_beta_, rtol=1e-8)
     np.testing.assert_allclose(a.coef_, b.coef_ / scale, rtol=1e-6, atol=1e-10)
     np.testing.assert_allclose(a.beta_var_, b.beta_var_ / scale**2, rtol=1e-8)
+    assert np.isnan(a.fit_.intercept_se)
+    assert a.fit_.omega_cov[0, 0] ** 0.5 == pytest.approx(b.fit_.intercept_se, rel=1e-8)
     np.testing.assert_allclose(a.predict(X, COVARIATES), b.predict(by_hand, COVARIATES), rtol=1e-8, atol=1e-10)
     stds = (m.predict(D, COVARIATES, return_std=True)[1] for m, D in ((a, X), (b, by_hand)))
     np.testing.assert_allclose(*stds, rtol=1e-8)

@@ -151,7 +151,11 @@ def centre_intercept(fit: Fit, design: Design) -> Fit:
     """Move the intercept so that predictions take X as given, where the design centred it."""
     if design.center is None:
         return fit
-    return replace(fit, intercept=(fit.intercept or 0.0) - float(design.center @ fit.beta_mean))
+    moved = replace(fit, intercept=(fit.intercept or 0.0) - float(design.center @ fit.beta_mean))
+    if not design.has_intercept:
+        return moved
+    note = "The intercept is that of X as given; its standard error is known at the mean of X only (omega_cov[0, 0])."
+    return replace(moved, intercept_se=np.nan, notes=(*fit.notes, note))
 
 
 def _information(rotated: Rotated | None, e: Estimate) -> information.Information:
