@@ -1,4 +1,4 @@
-"""The command line: `fastlmm-vi reproduce` and `fastlmm-vi fit`."""
+"""The command line: `fastlmm-vi reproduce`, `fastlmm-vi fit` and `fastlmm-vi teach`."""
 
 import sys
 import warnings
@@ -8,12 +8,13 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from . import __version__, datasets, study, tables
+from . import __version__, datasets, study, tables, teach
 from .errors import DataError, FitWarning, UnboundedLikelihoodError
 from .progress import stages
 from .wide.estimator import WideLMM
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+app.add_typer(teach.app, name="teach")
 
 
 def _print_version(wanted: bool) -> None:

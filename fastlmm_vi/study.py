@@ -61,6 +61,10 @@ class Study:
             "fits_intercept": {name: estimates(fit) for name, fit in self.fits_intercept.items()},
             **{name: estimates(fit) for name, fit in self.extra.items()},
             "comparison": self.comparison(),
+            "table": self.table(),
+            "paths": {name: path(fit) for name, fit in {**self.fits, **self.extra}.items() if fit.n_iter > 1},
+            "em_stopped": self.em_stopped(),
+            "effects": {name: effects(fit, self.data.X_names) for name, fit in self.fits.items()},
             "failed": {block: dict(reasons) for block, reasons in self.failed.items()},
         }
 
@@ -73,6 +77,34 @@ class Study:
             for name, fit in pairs.items()
             if fit is not None and exact is not None
         }
+
+    def table(self) -> dict[str, dict[str, Any]]:
+        """Return `compare` of all fits of the literal model with the maximum-likelihood fit, ω left out."""
+        fits = {**self.fits, **self.extra}
+        if "newton" not in fits:
+            return {}
+        order = ["newton", *(name for name in fits if name != "newton")]
+        frame = compare(*(fits[name] for name in order), names=order)
+        frame = frame.loc[[row for row in frame.index if not row.startswith("omega[")]]
+        return {name: {str(row): _null(value) for row, value in frame[name].items()} for name in order}
+
+    def em_stopped(self) -> dict[str, dict[str, Any]]:
+        """Return where EM would have ended by the usual rule, log-likelihood gained less than a tolerance in one step."""
+        em, best = self.fits.get("em"), self.fits.get("newton")
+        if em is None or best is None:
+            return {}
+        gains = np.diff(em.trace.loglik)
+        stops = {}
+        for exponent in range(2, 8):
+            last = int(np.argmax(gains < 10.0**-exponent)) + 1 if (gains < 10.0**-exponent).any() else em.n_iter
+            stops[f"1e-{exponent}"] = {
+                "n_iter": last,
+                "loglik": float(em.trace.loglik[last]),
+                "below_maximum": best.loglik - float(em.trace.loglik[last]),
+                "sigma2_beta": float(em.trace.sigma2_beta[last]),
+                "sigma2_beta_off": float(em.trace.sigma2_beta[last]) / best.sigma2_beta - 1.0,
+            }
+        return stops
 
 
 def run(data: XYZ, report: Callable[[str], None] = lambda stage: None) -> Study:
@@ -140,6 +172,21 @@ def estimates(fit: Fit) -> dict[str, Any]:
     for name in ("loglik", "criterion", "elbo", "gap", "n_iter", "converged", "seconds"):
         row[name] = _null(getattr(fit, name))
     return row | {"status": fit.status.value, "notes": list(fit.notes)}
+
+
+def path(fit: Fit) -> list[dict[str, Any]]:
+    """Return a fit's trace, thinned to the iterations 0, 1, 2, 5, 10, 20, 50, … and the last where it is long."""
+    steps = {0, fit.n_iter, *(m * 10**k for k in range(7) for m in (1, 2, 5))}
+    rows = fit.trace.to_frame().drop(columns=["max_change", "seconds"]).to_dict("records")
+    return [{str(k): _null(v) for k, v in row.items()} for i, row in enumerate(rows) if fit.n_iter <= 20 or i in steps]
+
+
+def effects(fit: Fit, names: tuple[str, ...], count: int = 8) -> list[dict[str, Any]]:
+    """Return posterior mean and sd of the `count` features whose effects are furthest from 0 in sd."""
+    sd = np.sqrt(fit.beta_var)
+    z = np.divide(fit.beta_mean, sd, out=np.zeros(fit.p), where=sd > 0.0)
+    top = np.argsort(-np.abs(z), kind="stable")[:count]
+    return [{"feature": names[j], "mean": float(fit.beta_mean[j]), "sd": float(sd[j]), "z": float(z[j])} for j in top]
 
 
 def tables(study: Study) -> str:

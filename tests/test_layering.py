@@ -23,7 +23,7 @@ RANKS = [
     {"wide.newton", "wide.em", "wide.mean_field"},
     {"wide.fit"},
     {"wide.estimator"},
-    {"study"},
+    {"study", "teach"},
     {"cli"},
     {"__main__"},
 ]

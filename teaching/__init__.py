@@ -1,0 +1,1 @@
+"""Lessons as percent-format sources, and what makes notebooks, slides and a handout of them."""

@@ -1,0 +1,248 @@
+"""Everything made from the lessons: estimates.json, both notebooks of each, the data of every picture, deck and handout.
+
+A product is made again only when something it is made of has changed: each has a key, the hash of its sources, kept in
+`.build.json` beside the products (not committed).
+"""
+
+import base64
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fastlmm_vi_kernels
+import nbformat
+from nbclient.exceptions import CellExecutionError
+
+import fastlmm_vi
+from fastlmm_vi import datasets, study
+from fastlmm_vi.errors import DataError
+
+from . import deck as decks
+from . import execute as execution
+from . import handout
+from .lesson import Lesson, LessonError, lessons
+from .slides import slides
+
+HERE = Path(__file__).parent
+Report = Callable[[str], None]
+
+
+def silent(text: str) -> None:
+    """Report nothing."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where the products of one build lie."""
+
+    root: Path
+
+    @property
+    def estimates(self) -> Path:
+        """The numbers of the study, the one source of every number about the data."""
+        return self.root / "estimates.json"
+
+    def notebook(self, lesson: Lesson, kind: str) -> Path:
+        """`kind` is solution or student."""
+        return self.root / "notebooks" / kind / f"{lesson.name}.ipynb"
+
+    @property
+    def slides(self) -> Path:
+        """Deck, handout, and `data`: the numbers behind each picture."""
+        return self.root / "slides"
+
+    @property
+    def deck(self) -> Path:
+        """The PowerPoint file."""
+        return self.slides / "fastlmm_vi.pptx"
+
+    @property
+    def handout(self) -> Path:
+        """The PDF with the notes."""
+        return self.slides / "fastlmm_vi_handout.pdf"
+
+    def figure_data(self, lesson: Lesson) -> Path:
+        """Folder of this lesson's pictures' source data."""
+        return self.slides / "data" / lesson.name
+
+    def keys(self) -> dict[str, str]:
+        """Key of every product as last made."""
+        path = self.root / ".build.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def remember(self, name: str, key: str) -> None:
+        """Note that a product was made from sources of this key."""
+        (self.root / ".build.json").write_text(
+            json.dumps({**self.keys(), name: key}, indent=1) + "\n", encoding="utf-8"
+        )
+
+
+def build(
+    folder: Folder, *, data: Path | None = None, only: tuple[str, ...] = (), report: Report = silent
+) -> list[str]:
+    """Make what is out of date and return the names of what was made.
+
+    Parameters
+    ----------
+    folder : Folder
+    data : Path, optional
+        A file in the layout of XYZ_MoM.txt in place of the twin.
+    only : tuple of str
+        Numbers of lessons, e.g. ("03",); no deck is made then.
+    report : callable
+        Told what is being done.
+
+    Raises
+    ------
+    DataError
+        If not every fit exists for these data.
+    LessonError
+        If a source cannot be read, a cell of it fails, or a slide holds more than fits.
+    """
+    chosen = _chosen(only)
+    library = _hash(_sources(fastlmm_vi), _sources(fastlmm_vi_kernels))
+    numbers, made = _estimates(folder, data, library, report)
+    source = None if data is None else str(data.resolve())
+    for lesson in chosen:
+        key = _hash(
+            lesson.path.read_bytes(),
+            json.dumps(_settled(numbers)),
+            source or "",
+            library,
+            *_code("lesson", "execute", "artists"),
+        )
+        if _notebooks(folder, lesson, key, numbers, source, report):
+            made.append(lesson.name)
+    if not only and deck(folder, report=report):
+        made.append("slides")
+    return made
+
+
+def deck(folder: Folder, *, template: Path | None = None, report: Report = silent) -> bool:
+    """Make deck and handout from the built notebooks if they are out of date, and say whether that was so."""
+    if not folder.estimates.exists():
+        raise FileNotFoundError(f"{folder.estimates} is not there: run `fastlmm-vi teach build` first.")
+    numbers = json.loads(folder.estimates.read_text(encoding="utf-8"))
+    pages = slides(lessons(), numbers)
+    pictures = _pictures(folder)
+    sources = [repr(pages), *(path.read_text(encoding="utf-8") for path in sorted(folder.slides.glob("data/*/*.csv")))]
+    look = b"" if template is None else template.read_bytes()
+    key = _hash(
+        *sources, look, *pictures.values(), *_code("slides", "layout", "equations", "artists", "deck", "handout")
+    )
+    if folder.keys().get("slides") == key and folder.deck.exists() and folder.handout.exists():
+        return False
+    report("deck")
+    small = decks.write(pages, pictures, folder.slides / "data", folder.deck, template)
+    for title in small:
+        warnings.warn(f"Slide {title!r} has text below 18 points: the template leaves little room.", stacklevel=2)
+    report("handout")
+    handout.write(pages, pictures, folder.handout)
+    folder.remember("slides", key)
+    return True
+
+
+def _notebooks(
+    folder: Folder, lesson: Lesson, key: str, numbers: dict[str, Any], source: str | None, report: Report
+) -> bool:
+    """Make both notebooks and the figures' data unless they were made of the same sources; say whether that was so."""
+    solution, student = (folder.notebook(lesson, kind) for kind in ("solution", "student"))
+    if folder.keys().get(lesson.name) == key and solution.exists() and student.exists():
+        return False
+    figures = folder.figure_data(lesson)
+    figures.mkdir(parents=True, exist_ok=True)
+    for old in figures.glob("*.csv"):
+        old.unlink()
+    notebook = lesson.notebook(student=False, numbers=numbers, data=source)
+    try:
+        execution.execute(notebook, figures, lambda text: report(f"{lesson.name}, {text}"))
+    except CellExecutionError as error:
+        raise LessonError(f"{lesson.path.name}: a cell failed.\n{error}") from error
+    _write(notebook, solution)
+    _write(lesson.notebook(student=True, numbers=numbers, data=source), student)
+    folder.remember(lesson.name, key)
+    return True
+
+
+def _pictures(folder: Folder) -> dict[tuple[str, str], bytes]:
+    """The PNG of every figure cell of the built solutions, by lesson and figure."""
+    found = {}
+    for lesson in lessons():
+        path = folder.notebook(lesson, "solution")
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is not there: run `fastlmm-vi teach build` first.")
+        for cell in nbformat.read(path, as_version=4).cells:
+            name = cell.metadata.get("fastlmm_vi", {}).get("figure")
+            images = [
+                output.data["image/png"] for output in cell.get("outputs", []) if "image/png" in output.get("data", {})
+            ]
+            if name and images:
+                found[lesson.name, name] = base64.b64decode(images[0])
+    return found
+
+
+def _estimates(folder: Folder, data: Path | None, library: str, report: Report) -> tuple[dict[str, Any], list[str]]:
+    """The study's numbers: those on disk if they are of this data and library, else new ones."""
+    report("data")
+    xyz = datasets.make_xyz_twin() if data is None else datasets.read_xyz(data)
+    key = _hash(xyz.sha256, xyz.source, library)
+    if folder.keys().get("estimates") == key and folder.estimates.exists():
+        return json.loads(folder.estimates.read_text(encoding="utf-8")), []
+    numbers = study.run(xyz, lambda text: report(f"study, {text}")).to_dict()
+    _usable(numbers)
+    folder.root.mkdir(parents=True, exist_ok=True)
+    study.write_json(numbers, folder.estimates)
+    folder.remember("estimates", key)
+    return numbers, ["estimates"]
+
+
+def _usable(numbers: Mapping[str, Any]) -> None:
+    """Refuse data on which a lens has nothing to show."""
+    failed = {name: why for block in numbers["failed"].values() for name, why in block.items()}
+    flat = [name for name in ("newton", "mfvi") if name not in failed and numbers["fits"][name]["sigma2_beta"] == 0.0]
+    if failed or flat:
+        why = next(iter(failed.values()), f"the {flat} estimate of σ²_β is 0.")
+        raise DataError(
+            f"{numbers['data']['source']}: the lessons compare all fits, and not all exist for this data: {why}"
+        )
+
+
+def _chosen(only: tuple[str, ...]) -> tuple[Lesson, ...]:
+    every = lessons()
+    unknown = sorted(set(only) - {lesson.number for lesson in every})
+    if unknown:
+        raise ValueError(f"There is no lesson {unknown[0]}; there are {', '.join(lesson.number for lesson in every)}.")
+    return tuple(lesson for lesson in every if not only or lesson.number in only)
+
+
+def _settled(numbers: Any) -> Any:
+    """The numbers without those of time."""
+    if isinstance(numbers, dict):
+        return {key: _settled(value) for key, value in numbers.items() if not key.endswith("seconds")}
+    return [_settled(value) for value in numbers] if isinstance(numbers, list) else numbers
+
+
+def _write(notebook: nbformat.NotebookNode, path: Path) -> None:
+    nbformat.validate(notebook)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, path)
+
+
+def _sources(package: Any) -> bytes:
+    return b"".join(path.read_bytes() for path in sorted(Path(package.__file__).parent.rglob("*.py")))
+
+
+def _code(*names: str) -> tuple[bytes, ...]:
+    return tuple((HERE / f"{name}.py").read_bytes() for name in names)
+
+
+def _hash(*parts: bytes | str) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode() if isinstance(part, str) else part)
+        digest.update(b"\0")
+    return digest.hexdigest()

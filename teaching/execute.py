@@ -1,0 +1,62 @@
+"""Notebooks executed in a kernel of their own, with the data behind every picture written beside."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell
+
+TIMEOUT = 600  # seconds a cell may take; a lesson takes less than 60 altogether
+
+# Run unseen around the lesson: figures stay open after their cell, so that what they show can be read off.
+BEFORE = "import matplotlib.pyplot as plt\n%config InlineBackend.close_figures = False"
+AFTER_FIGURE = """\
+from teaching import artists
+artists.write(plt.gcf(), {path!r})
+plt.close("all")
+"""
+
+
+def execute(
+    notebook: nbformat.NotebookNode, figures: Path | None = None, report: Callable[[str], None] = lambda text: None
+) -> float:
+    """Execute the notebook in place and return its seconds; the data of each figure go to `figures`/NAME.csv.
+
+    Raises
+    ------
+    nbclient.exceptions.CellExecutionError
+        As soon as a cell fails.
+    """
+    start = time.perf_counter()
+    seen = notebook.cells
+    run = nbformat.from_dict({**notebook, "cells": list(_with_unseen(seen, figures))})
+    client = NotebookClient(run, timeout=TIMEOUT, record_timing=False)
+    code = [cell for cell in seen if cell.cell_type == "code"]
+    with client.setup_kernel():
+        for position, cell in enumerate(run.cells):
+            if cell.cell_type == "code":
+                report(f"cell {position + 1} of {len(run.cells)}")
+                client.execute_cell(cell, position)
+    done = {cell.id: cell for cell in run.cells}
+    for count, cell in enumerate(code, start=1):
+        cell.outputs = [_plain(output, count) for output in done[cell.id].outputs]
+        cell.execution_count = count
+    return time.perf_counter() - start
+
+
+def _with_unseen(cells: list[nbformat.NotebookNode], figures: Path | None) -> Iterator[nbformat.NotebookNode]:
+    if figures is not None:
+        yield new_code_cell(BEFORE)
+    for cell in cells:
+        yield cell
+        name = cell.metadata.get("fastlmm_vi", {}).get("figure")
+        if figures is not None and name:
+            yield new_code_cell(AFTER_FIGURE.format(path=str(figures / f"{name}.csv")))
+
+
+def _plain(output: nbformat.NotebookNode, count: int) -> nbformat.NotebookNode:
+    if "execution_count" in output:
+        output.execution_count = count
+    return output
