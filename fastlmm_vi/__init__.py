@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import fastlmm_vi_kernels as kernels
 
     from . import datasets
-    from .compare import compare
+    from .comparison import compare
     from .errors import ConvergenceWarning, DataError, FitWarning, UnboundedLikelihoodError
     from .plots import plot_compare, plot_gap, plot_omega, plot_trace, plot_variance_path, plot_variances
     from .result import Fit, Status, Trace, load
@@ -28,7 +28,7 @@ _HOMES = {
     "Status": ".result",
     "Trace": ".result",
     "load": ".result",
-    "compare": ".compare",
+    "compare": ".comparison",
     "plot_compare": ".plots",
     "plot_gap": ".plots",
     "plot_variance_path": ".plots",

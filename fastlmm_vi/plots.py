@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from .compare import as_fit, default_names
+from .comparison import as_fit, default_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

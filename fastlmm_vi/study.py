@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from . import __version__
-from .compare import beta_comparison, compare
+from .comparison import beta_comparison, compare
 from .datasets import XYZ, make_xyz_twin
 from .errors import DataError, UnboundedLikelihoodError
 from .result import Fit
@@ -102,7 +102,7 @@ class Study:
                 "loglik": float(em.trace.loglik[last]),
                 "below_maximum": best.loglik - float(em.trace.loglik[last]),
                 "sigma2_beta": float(em.trace.sigma2_beta[last]),
-                "sigma2_beta_off": float(em.trace.sigma2_beta[last]) / best.sigma2_beta - 1.0,
+                "sigma2_beta_off": em.trace.sigma2_beta[last] / best.sigma2_beta - 1.0 if best.sigma2_beta else None,
             }
         return stops
 

@@ -4,7 +4,6 @@ A product is made again only when something it is made of has changed: each has 
 `.build.json` beside the products (not committed).
 """
 
-import base64
 import hashlib
 import json
 import warnings
@@ -19,11 +18,12 @@ from nbclient.exceptions import CellExecutionError
 
 import fastlmm_vi
 from fastlmm_vi import datasets, study
-from fastlmm_vi.errors import DataError
+from fastlmm_vi.errors import DataError, FitWarning
 
 from . import deck as decks
 from . import execute as execution
 from . import handout
+from .layout import picture_sizes
 from .lesson import Lesson, LessonError, lessons
 from .slides import slides
 
@@ -46,13 +46,14 @@ class Folder:
         """The numbers of the study, the one source of every number about the data."""
         return self.root / "estimates.json"
 
-    def notebook(self, lesson: Lesson, kind: str) -> Path:
-        """`kind` is solution or student."""
-        return self.root / "notebooks" / kind / f"{lesson.name}.ipynb"
+    def notebooks(self, lesson: Lesson) -> tuple[Path, Path]:
+        """The solution and the student notebook."""
+        folder, name = self.root / "notebooks", f"{lesson.name}.ipynb"
+        return folder / "solution" / name, folder / "student" / name
 
     @property
     def slides(self) -> Path:
-        """Deck, handout, and `data`: the numbers behind each picture."""
+        """Deck, handout and figures."""
         return self.root / "slides"
 
     @property
@@ -65,9 +66,10 @@ class Folder:
         """The PDF with the notes."""
         return self.slides / "fastlmm_vi_handout.pdf"
 
-    def figure_data(self, lesson: Lesson) -> Path:
-        """Folder of this lesson's pictures' source data."""
-        return self.slides / "data" / lesson.name
+    @property
+    def figures(self) -> Path:
+        """Picture and source data of every figure, `LESSON/FIGURE.png` and `.csv`."""
+        return self.slides / "figures"
 
     def keys(self) -> dict[str, str]:
         """Key of every product as last made."""
@@ -107,82 +109,69 @@ def build(
     library = _hash(_sources(fastlmm_vi), _sources(fastlmm_vi_kernels))
     numbers, made = _estimates(folder, data, library, report)
     source = None if data is None else str(data.resolve())
+    sizes = picture_sizes(slides(lessons(), numbers))
     for lesson in chosen:
-        key = _hash(
-            lesson.path.read_bytes(),
-            json.dumps(_settled(numbers)),
-            source or "",
-            library,
-            *_code("lesson", "execute", "artists"),
-        )
-        if _notebooks(folder, lesson, key, numbers, source, report):
-            made.append(lesson.name)
+        shown = {figure: size for (name, figure), size in sizes.items() if name == lesson.name}
+        solution, student = (lesson.notebook(student=kind, numbers=numbers, data=source) for kind in (False, True))
+        sources = nbformat.writes(solution), nbformat.writes(student), repr(shown), library
+        key = _hash(*sources, *_code("execute", "artists"))
+        if folder.keys().get(lesson.name) == key and all(path.exists() for path in folder.notebooks(lesson)):
+            continue
+        _execute(solution, lesson, _emptied(folder.figures / lesson.name), shown, report)
+        for notebook, path in zip((solution, student), folder.notebooks(lesson), strict=True):
+            _write(notebook, path)
+        folder.remember(lesson.name, key)
+        made.append(lesson.name)
     if not only and deck(folder, report=report):
         made.append("slides")
     return made
 
 
 def deck(folder: Folder, *, template: Path | None = None, report: Report = silent) -> bool:
-    """Make deck and handout from the built notebooks if they are out of date, and say whether that was so."""
+    """Make deck and handout from the built figures and numbers if they are out of date; say whether that was so."""
     if not folder.estimates.exists():
         raise FileNotFoundError(f"{folder.estimates} is not there: run `fastlmm-vi teach build` first.")
-    numbers = json.loads(folder.estimates.read_text(encoding="utf-8"))
-    pages = slides(lessons(), numbers)
-    pictures = _pictures(folder)
-    sources = [repr(pages), *(path.read_text(encoding="utf-8") for path in sorted(folder.slides.glob("data/*/*.csv")))]
+    pages = slides(lessons(), json.loads(folder.estimates.read_text(encoding="utf-8")))
+    for name, figure in picture_sizes(pages):
+        if not (folder.figures / name / f"{figure}.png").exists():
+            raise FileNotFoundError(
+                f"The picture {figure} of lesson {name} is not there: run `fastlmm-vi teach build` first."
+            )
+    drawn = (path.read_bytes() for path in sorted(folder.figures.glob("*/*.*")))
     look = b"" if template is None else template.read_bytes()
-    key = _hash(
-        *sources, look, *pictures.values(), *_code("slides", "layout", "equations", "artists", "deck", "handout")
-    )
+    key = _hash(repr(pages), *drawn, look, *_code("slides", "layout", "equations", "artists", "deck", "handout"))
     if folder.keys().get("slides") == key and folder.deck.exists() and folder.handout.exists():
         return False
     report("deck")
-    small = decks.write(pages, pictures, folder.slides / "data", folder.deck, template)
-    for title in small:
-        warnings.warn(f"Slide {title!r} has text below 18 points: the template leaves little room.", stacklevel=2)
+    for title in decks.write(pages, folder.figures, folder.deck, template):
+        warnings.warn(
+            f"Slide {title!r} has text below 18 points: the template leaves little room.", FitWarning, stacklevel=2
+        )
     report("handout")
-    handout.write(pages, pictures, folder.handout)
+    handout.write(pages, folder.figures, folder.handout)
     folder.remember("slides", key)
     return True
 
 
-def _notebooks(
-    folder: Folder, lesson: Lesson, key: str, numbers: dict[str, Any], source: str | None, report: Report
-) -> bool:
-    """Make both notebooks and the figures' data unless they were made of the same sources; say whether that was so."""
-    solution, student = (folder.notebook(lesson, kind) for kind in ("solution", "student"))
-    if folder.keys().get(lesson.name) == key and solution.exists() and student.exists():
-        return False
-    figures = folder.figure_data(lesson)
-    figures.mkdir(parents=True, exist_ok=True)
-    for old in figures.glob("*.csv"):
-        old.unlink()
-    notebook = lesson.notebook(student=False, numbers=numbers, data=source)
+def _execute(
+    notebook: nbformat.NotebookNode,
+    lesson: Lesson,
+    figures: Path,
+    sizes: dict[str, tuple[float, float]],
+    report: Report,
+) -> None:
     try:
-        execution.execute(notebook, figures, lambda text: report(f"{lesson.name}, {text}"))
+        execution.execute(notebook, figures, sizes, lambda text: report(f"{lesson.name}, {text}"))
     except CellExecutionError as error:
         raise LessonError(f"{lesson.path.name}: a cell failed.\n{error}") from error
-    _write(notebook, solution)
-    _write(lesson.notebook(student=True, numbers=numbers, data=source), student)
-    folder.remember(lesson.name, key)
-    return True
 
 
-def _pictures(folder: Folder) -> dict[tuple[str, str], bytes]:
-    """The PNG of every figure cell of the built solutions, by lesson and figure."""
-    found = {}
-    for lesson in lessons():
-        path = folder.notebook(lesson, "solution")
-        if not path.exists():
-            raise FileNotFoundError(f"{path} is not there: run `fastlmm-vi teach build` first.")
-        for cell in nbformat.read(path, as_version=4).cells:
-            name = cell.metadata.get("fastlmm_vi", {}).get("figure")
-            images = [
-                output.data["image/png"] for output in cell.get("outputs", []) if "image/png" in output.get("data", {})
-            ]
-            if name and images:
-                found[lesson.name, name] = base64.b64decode(images[0])
-    return found
+def _emptied(folder: Path) -> Path:
+    """The folder, made if need be, without the pictures and tables of an earlier build."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in (*folder.glob("*.csv"), *folder.glob("*.png")):
+        old.unlink()
+    return folder
 
 
 def _estimates(folder: Folder, data: Path | None, library: str, report: Report) -> tuple[dict[str, Any], list[str]]:

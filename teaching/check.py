@@ -32,11 +32,9 @@ def differences(found: Folder, built: Folder) -> Iterator[str]:
     if not same(_json(found.estimates), _json(built.estimates)):
         yield "estimates.json: other numbers"
     for lesson in lessons():
-        for kind in ("solution", "student"):
-            yield from _notebook_differences(found.notebook(lesson, kind), built.notebook(lesson, kind))
-    names = {
-        path.relative_to(folder.slides) for folder in (found, built) for path in folder.slides.glob("data/*/*.csv")
-    }
+        for one, other in zip(found.notebooks(lesson), built.notebooks(lesson), strict=True):
+            yield from _notebook_differences(one, other)
+    names = {path.relative_to(folder.slides) for folder in (found, built) for path in folder.figures.glob("*/*.csv")}
     for name in sorted(names):
         pair = [folder.slides / name for folder in (found, built)]
         if not all(path.exists() for path in pair):

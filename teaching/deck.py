@@ -26,26 +26,26 @@ INK = RGBColor(0x1B, 0x2A, 0x41)
 ACCENT = RGBColor(0x00, 0x72, 0xB2)
 QUIET = RGBColor(0x6B, 0x72, 0x80)
 COLORS = [RGBColor.from_string(c) for c in ("0072B2", "D55E00", "009E73", "CC79A7", "E69F00", "56B4E9")]
-CHART_POINTS = 150  # per series of a native chart
+GREEK = {"sigma": "σ", "beta": "β", "gamma": "γ", "omega": "ω", "lambda": "λ", "theta": "θ", "mu": "μ", "tau": "τ"}
+LETTERS = {**{f"\\{name}": letter for name, letter in GREEK.items()}, "^2": "²", "_β": "ᵦ", "_e": "ₑ"}
+OPENING = {PP_PLACEHOLDER.CENTER_TITLE: (2.4, 1.2), PP_PLACEHOLDER.SUBTITLE: (3.7, 1.0)}  # top and height, inches
+CHART_POINTS = 150  # at most, per series of a native chart
 TEMPLATE_SMALLEST = 12  # text size down to which a lecturer's own, smaller template may force a slide
 MC = "http://schemas.openxmlformats.org/markup-compatibility/2006"
 A14 = "http://schemas.microsoft.com/office/drawing/2010/main"
 
 
-def write(
-    slides: tuple[Slide, ...], pictures: Mapping[tuple[str, str], bytes], data: Path, path: Path, template: Path | None
-) -> list[str]:
+def write(slides: tuple[Slide, ...], figures: Path, path: Path, template: Path | None = None) -> list[str]:
     """Write the deck and return the titles of slides whose text the template forced below 18 points.
 
     Parameters
     ----------
     slides : tuple of Slide
-    pictures : mapping from (lesson, figure) to PNG
-    data : Path
-        Folder with the figures' source data, `LESSON/FIGURE.csv`.
+    figures : Path
+        Folder with the figures' pictures and source data, `LESSON/FIGURE.png` and `.csv`.
     path : Path
         The deck to write.
-    template : Path or None
+    template : Path, optional
         A .pptx or .potx whose layouts are used; its own slides are left out.
     """
     deck = _wide_default() if template is None else _opened(template)
@@ -60,7 +60,7 @@ def write(
             _subtitle(page, slide)
         else:
             for box in _boxes(deck, body_layout, slide, template, small):
-                _add(page, box, slide, pictures, data, maths)
+                _add(page, box, figures / slide.lesson.name, maths)
             _footer(page, slide, number, deck)
         page.notes_slide.notes_text_frame.text = notes(slide)
     deck.core_properties.title = slides[0].title
@@ -107,10 +107,12 @@ def _wide_default() -> Any:
     fill = look.find(qn("a:solidFill"))
     fill.clear()
     etree.SubElement(fill, qn("a:srgbClr"), val=str(INK))
-    for name, left, top, width, height in (("ctrTitle", 0.9, 2.2, 11.5, 1.2), ("subTitle", 0.9, 3.6, 11.5, 1.0)):
-        for shape in list(deck.slide_layouts[0].placeholders):
-            if shape.element.nvSpPr.nvPr.find(qn("p:ph")).get("type") == name:
-                shape.left, shape.top, shape.width, shape.height = (Inches(v) for v in (left, top, width, height))
+    for shape in list(deck.slide_layouts[0].placeholders):
+        if shape.placeholder_format.type in OPENING:
+            top, height = OPENING[shape.placeholder_format.type]
+            shape.left, shape.top, shape.width, shape.height = (Inches(v) for v in (0.9, top, 11.5, height))
+            if shape.placeholder_format.type == PP_PLACEHOLDER.SUBTITLE:
+                shape.element.find(".//" + qn("a:lvl1pPr")).set("algn", "l")
     return deck
 
 
@@ -170,14 +172,7 @@ def _footer(page: Any, slide: Slide, number: int, deck: Any) -> None:
     _write_runs(right, (Run(str(number)),), SMALLEST, QUIET)
 
 
-def _add(
-    page: Any,
-    box: Box,
-    slide: Slide,
-    pictures: Mapping[tuple[str, str], bytes],
-    data: Path,
-    maths: Mapping[str, Any],
-) -> None:
+def _add(page: Any, box: Box, figures: Path, maths: Mapping[str, Any]) -> None:
     element = box.element
     assert not isinstance(element, Equations)
     if isinstance(element, Text):
@@ -185,13 +180,13 @@ def _add(
     elif isinstance(element, Code):
         _add_code(page, element, box)
     elif isinstance(element, Table):
-        _add_table(page, element, box, f"Table of slide “{slide.title}”: {', '.join(element.rows[0])}")
+        _add_table(page, element, box)
     elif isinstance(element, str):
         _add_formula(page, element, box, maths[element])
-    elif element.native:
-        _add_chart(page, element, box, data / slide.lesson.name / f"{element.figure}.csv")
+    elif element.kind == "chart":
+        _add_chart(page, element, box, figures / f"{element.figure}.csv")
     else:
-        _add_picture(page, element, box, pictures[slide.lesson.name, element.figure])
+        _add_picture(page, element, box, figures / f"{element.figure}.png")
 
 
 def _textbox(page: Any, frame: Frame) -> Any:
@@ -234,29 +229,30 @@ def _add_code(page: Any, element: Code, box: Box) -> None:
             run.font.name = "Consolas"
 
 
-def _add_table(page: Any, element: Table, box: Box, alt: str) -> None:
+def _add_table(page: Any, element: Table, box: Box) -> None:
     rows, columns = len(element.rows), len(element.rows[0])
     widths = column_widths(element, box.size)
-    spare = max(0.0, min(box.frame.width, 1.25 * sum(widths)) - sum(widths)) / columns
+    spare = max(0.0, min(box.frame.width, 1.6 * sum(widths)) - sum(widths)) / columns
     size = (Inches(v) for v in (box.frame.left, box.frame.top, sum(widths) + spare * columns, box.frame.height))
     shape = page.shapes.add_table(rows, columns, *size)
-    _describe(shape, alt)
+    lines = ("; ".join("".join(run.text for run in cell) for cell in row) for row in element.rows)
+    _describe(shape, "Table, row by row: " + " / ".join(lines))
     for column, width in zip(shape.table.columns, widths, strict=True):
         column.width = Inches(width + spare)
     for i, cells in enumerate(element.rows):
         shape.table.rows[i].height = Inches(row_height(box.size))
-        for j, text in enumerate(cells):
+        for j, runs in enumerate(cells):
             cell = shape.table.cell(i, j)
             cell.vertical_anchor = MSO_ANCHOR.MIDDLE
             cell.margin_top = cell.margin_bottom = Inches(0.03)
             paragraph = cell.text_frame.paragraphs[0]
             paragraph.alignment = PP_ALIGN.LEFT if j == 0 else PP_ALIGN.RIGHT
             look = RGBColor(0xFF, 0xFF, 0xFF) if i == 0 else INK
-            _write_runs(paragraph, (Run(text, bold=i == 0),), box.size, look)
+            _write_runs(paragraph, runs, box.size, look)
 
 
-def _add_picture(page: Any, element: Picture, box: Box, png: bytes) -> None:
-    shape = page.shapes.add_picture(io.BytesIO(png), 0, 0)
+def _add_picture(page: Any, element: Picture, box: Box, png: Path) -> None:
+    shape = page.shapes.add_picture(str(png), 0, 0)
     scale = min(Inches(box.frame.width) / shape.width, Inches(box.frame.height) / shape.height)
     shape.width, shape.height = Emu(round(shape.width * scale)), Emu(round(shape.height * scale))
     shape.left = Inches(box.frame.left) + (Inches(box.frame.width) - shape.width) // 2
@@ -271,7 +267,7 @@ def _add_chart(page: Any, element: Picture, box: Box, source: Path) -> None:
         raise LayoutError(f"{source}: a native chart shows one panel; use figure: instead of chart:.")
     content = XyChartData()
     lines = table[table["kind"].isin(["line", "rule"]) & (table["series"] != "")].groupby("series", sort=False)
-    drawings = {_plain(str(name)): _thin(_across(rows, axes)) for name, rows in lines}
+    drawings = {_plain(str(name)): _across(rows, axes) for name, rows in lines}
     for name, points in drawings.items():
         series = content.add_series(name)
         for x, y in points:
@@ -326,31 +322,15 @@ def _across(rows: Any, axes: Mapping[tuple[int, str], artists.Axis]) -> Any:
     """A rule's x runs from 0 to 1 across the panel: bring it to the axis."""
     if rows["kind"].iloc[0] == "rule":
         return np.column_stack([[axes[1, "x"].low, axes[1, "x"].high], rows["y"].to_numpy()[:2]])
-    return rows[["x", "y"]].dropna().to_numpy()
-
-
-def _thin(points: Any) -> Any:
-    """At most `CHART_POINTS`, dense where a long series begins."""
-    if len(points) <= CHART_POINTS:
-        return points
-    keep = np.unique(np.round(np.geomspace(1, len(points), CHART_POINTS)).astype(int)) - 1
-    return points[keep]
+    x, y = rows[["x", "y"]].dropna().to_numpy(dtype=float).T
+    return np.column_stack(artists.thinned(x, y, CHART_POINTS))
 
 
 def _plain(label: str) -> str:
     """An axis label without mathtext."""
-    names = {
-        r"\sigma": "σ",
-        r"\beta": "β",
-        r"\gamma": "γ",
-        r"\omega": "ω",
-        r"\lambda": "λ",
-        r"\theta": "θ",
-        r"\mu": "μ",
-    }
-    for latex, letter in names.items():
+    for latex, letter in LETTERS.items():
         label = label.replace(latex, letter)
-    return re.sub(r"[${}\\]", "", label).replace("^2", "²")
+    return re.sub(r"[${}\\]", "", label)
 
 
 def _describe(shape: Any, alt: str) -> None:

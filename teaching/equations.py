@@ -2,6 +2,7 @@
 
 import copy
 import io
+import re
 import tempfile
 import zipfile
 from collections.abc import Iterable
@@ -41,8 +42,10 @@ def office_math(formulas: Iterable[str]) -> dict[str, etree._Element]:
 
 
 def _for_pandoc(latex: str) -> str:
-    r"""Words as operators, kept in one piece, and a raised (…) as \left(…\right): LibreOffice needs the pair."""
+    r"""Words as operators, kept in one piece; | as \mid; a raised (…) as \left(…\right), whose pair LibreOffice needs."""
     latex = latex.replace(r"\mathrm{", r"\operatorname{")
+    latex = latex.replace("^*", r"^\star")  # a raised * is an error to it
+    latex = re.sub(r"(?<!\\left)(?<!\\right)(?<!\\)\|", r"\\mid ", latex)  # LibreOffice reads | as "or"
     opened: list[int] = []
     marks: dict[int, str] = {}
     for at, letter in enumerate(latex):

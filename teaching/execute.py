@@ -1,28 +1,41 @@
 """Notebooks executed in a kernel of their own, with the data behind every picture written beside."""
 
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell
+from traitlets.config import Config
 
 TIMEOUT = 600  # seconds a cell may take; a lesson takes less than 60 altogether
 
-# Run unseen around the lesson: figures stay open after their cell, so that what they show can be read off.
+# Run unseen around the lesson: figures stay open after their cell, so that what they show can be read off, and drawn
+# once more for a slide.
 BEFORE = "import matplotlib.pyplot as plt\n%config InlineBackend.close_figures = False"
 AFTER_FIGURE = """\
 from teaching import artists
-artists.write(plt.gcf(), {path!r})
+artists.write(plt.gcf(), {path!r} + ".csv")
+if {size!r}:
+    artists.save_for_slide(plt.gcf(), {path!r} + ".png", *{size!r})
 plt.close("all")
 """
 
 
 def execute(
-    notebook: nbformat.NotebookNode, figures: Path | None = None, report: Callable[[str], None] = lambda text: None
+    notebook: nbformat.NotebookNode,
+    figures: Path | None = None,
+    sizes: Mapping[str, tuple[float, float]] = MappingProxyType({}),
+    report: Callable[[str], None] = lambda text: None,
 ) -> float:
-    """Execute the notebook in place and return its seconds; the data of each figure go to `figures`/NAME.csv.
+    """Execute the notebook in place and return its seconds.
+
+    The data of each figure go to `figures`/NAME.csv, and for those in `sizes` (width and height in inches) a picture for
+    a slide to NAME.png.
 
     Raises
     ------
@@ -31,8 +44,8 @@ def execute(
     """
     start = time.perf_counter()
     seen = notebook.cells
-    run = nbformat.from_dict({**notebook, "cells": list(_with_unseen(seen, figures))})
-    client = NotebookClient(run, timeout=TIMEOUT, record_timing=False)
+    run = nbformat.from_dict({**notebook, "cells": list(_with_unseen(seen, figures, sizes))})
+    client = kernel_for(run, timeout=TIMEOUT)
     code = [cell for cell in seen if cell.cell_type == "code"]
     with client.setup_kernel():
         for position, cell in enumerate(run.cells):
@@ -46,14 +59,22 @@ def execute(
     return time.perf_counter() - start
 
 
-def _with_unseen(cells: list[nbformat.NotebookNode], figures: Path | None) -> Iterator[nbformat.NotebookNode]:
+def kernel_for(notebook: nbformat.NotebookNode, **options: Any) -> NotebookClient:
+    """Return a client that runs the notebook in a kernel which nobody else on the machine's network can reach."""
+    config = Config() if os.name == "nt" else Config(KernelManager={"transport": "ipc"})
+    return NotebookClient(notebook, record_timing=False, config=config, **options)
+
+
+def _with_unseen(
+    cells: list[nbformat.NotebookNode], figures: Path | None, sizes: Mapping[str, tuple[float, float]]
+) -> Iterator[nbformat.NotebookNode]:
     if figures is not None:
         yield new_code_cell(BEFORE)
     for cell in cells:
         yield cell
         name = cell.metadata.get("fastlmm_vi", {}).get("figure")
         if figures is not None and name:
-            yield new_code_cell(AFTER_FIGURE.format(path=str(figures / f"{name}.csv")))
+            yield new_code_cell(AFTER_FIGURE.format(path=str(figures / name), size=sizes.get(name, ())))
 
 
 def _plain(output: nbformat.NotebookNode, count: int) -> nbformat.NotebookNode:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import nbformat
 import pandas as pd
-from nbclient import NotebookClient
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
+from .execute import kernel_for
 from .lesson import Lesson, lessons
 
 TIMEOUT = 120  # seconds a cell may take
@@ -45,7 +45,7 @@ def _passed(notebook: nbformat.NotebookNode, lesson: Lesson) -> set[str]:
         name = cell.metadata.get("fastlmm_vi", {}).get("check")
         if name:
             cell.source = checks[name]
-    client = NotebookClient(notebook, timeout=TIMEOUT, allow_errors=True, record_timing=False)
+    client = kernel_for(notebook, timeout=TIMEOUT, allow_errors=True)
     with contextlib.suppress(CellTimeoutError, DeadKernelError):  # what ran before counts; the rest stays open
         client.execute()
     passed = set()

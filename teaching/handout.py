@@ -1,8 +1,6 @@
 """The handout: a PDF page per slide, the slide above, the speaker's notes below."""
 
-import io
 import textwrap
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +10,31 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from .deck import notes
-from .layout import BULLET, LINE, NARROWER, Box, Frame, column_widths, displayed, place, row_height, text_width, wrap
+from .layout import (
+    BODY,
+    BULLET,
+    LINE,
+    NARROWER,
+    Box,
+    Frame,
+    column_widths,
+    displayed,
+    place,
+    row_height,
+    text_width,
+    wrap,
+)
 from .slides import Code, Picture, Run, Slide, Table, Text
 
 INK = "#1B2A41"
 PAGE = (8.27, 11.69)  # A4
 SLIDE = (13.333, 7.5)
-BODY = Frame(0.6, 1.3, 12.13, 5.5)
 SCALE = 7.27 / SLIDE[0]  # of a slide on the page
 LEFT, TOP = 0.5, 0.6  # of the slide on the page
 
 
-def write(slides: tuple[Slide, ...], pictures: Mapping[tuple[str, str], bytes], path: Path) -> None:
-    """Write the handout."""
+def write(slides: tuple[Slide, ...], figures: Path, path: Path) -> None:
+    """Write the handout; `figures` holds the pictures, `LESSON/FIGURE.png`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with PdfPages(path, metadata={"Title": slides[0].title, "Creator": "fastlmm_vi", "CreationDate": None}) as pdf:
         for number, slide in enumerate(slides, start=1):
@@ -37,7 +47,7 @@ def write(slides: tuple[Slide, ...], pictures: Mapping[tuple[str, str], bytes], 
             else:
                 page.text((Run(slide.title, bold=True),), 0.6, 0.45, 30)
                 for box in place(slide, BODY):
-                    _draw(page, box, slide, pictures)
+                    _draw(page, box, figures / slide.lesson.name)
                 page.text((Run(f"Lesson {slide.lesson.number} · {slide.lesson.title}"),), 0.6, 6.95, 18, color="0.4")
                 page.text((Run(str(number)),), 12.4, 6.95, 18, color="0.4")
             _notes(figure, slide)
@@ -88,7 +98,7 @@ def _title(page: _Page, slide: Slide) -> None:
         page.text(element.paragraphs[0], 0.9, 3.6, 26)
 
 
-def _draw(page: _Page, box: Box, slide: Slide, pictures: Mapping[tuple[str, str], bytes]) -> None:
+def _draw(page: _Page, box: Box, figures: Path) -> None:
     element, frame = box.element, box.frame
     if isinstance(element, Text):
         _draw_text(page, element, box)
@@ -103,7 +113,7 @@ def _draw(page: _Page, box: Box, slide: Slide, pictures: Mapping[tuple[str, str]
     elif isinstance(element, Table):
         _draw_table(page, element, box)
     elif isinstance(element, Picture):
-        _draw_picture(page, frame, pictures[slide.lesson.name, element.figure])
+        _draw_picture(page, frame, figures / f"{element.figure}.png")
 
 
 def _draw_text(page: _Page, element: Text, box: Box) -> None:
@@ -125,18 +135,12 @@ def _draw_table(page: _Page, element: Table, box: Box) -> None:
         page.rectangle(Frame(x, y, sum(widths), height), face="#0072B2" if i == 0 else "0.97" if i % 2 else "0.92")
         look = "white" if i == 0 else INK
         for cell, width in zip(cells, widths, strict=True):
-            page.text(
-                (Run(cell, bold=i == 0),),
-                x + 0.1,
-                y + 0.35 * box.size / 72,
-                box.size,
-                color=look,
-            )
+            page.text(cell, x + 0.1, y + 0.35 * box.size / 72, box.size, color=look)
             x += width
 
 
-def _draw_picture(page: _Page, frame: Frame, png: bytes) -> None:
-    image = matplotlib.image.imread(io.BytesIO(png), format="png")
+def _draw_picture(page: _Page, frame: Frame, png: Path) -> None:
+    image = matplotlib.image.imread(png)
     height, width = image.shape[:2]
     scale = min(frame.width / width, frame.height / height)
     w, h = width * scale, height * scale

@@ -19,6 +19,7 @@ LARGEST = {Text: 26, Equations: 30, Table: 22, Code: 20}
 LINE = 1.2  # height of a line of text, in sizes
 GAP = 0.16  # least space between two boxes
 BULLET = 0.3  # indent of a bullet's text
+LOWEST_PICTURE = 2.9
 PICTURE_SHARE = 0.62  # of the width, where text stands beside a picture
 NARROWER = 0.93  # width of the faces that slides use, relative to DejaVu Sans, on the safe side
 MATH_WIDTH = 1.22  # office programs set formulas wider than mathtext
@@ -39,6 +40,9 @@ class Frame:
     height: float
 
 
+BODY = Frame(0.6, 1.3, 12.13, 5.5)  # of the library's own look, below the title
+
+
 @dataclass(frozen=True)
 class Box:
     """An element, or one formula of several side by side, in its place; `size` is its text's (0 for pictures)."""
@@ -51,26 +55,38 @@ class Box:
 def place(slide: Slide, frame: Frame, smallest: int = SMALLEST) -> list[Box]:
     """Return the slide's elements in their places within `frame`.
 
-    Equations, tables and code take the full width, in the order of the source; a picture stands left of the text.
+    Equations, tables and code take the full width, in the order of the source; a picture stands below them, left of the
+    text or, if it is wide, above it.
     """
     pictures = [e for e in slide.elements if isinstance(e, Picture)]
     texts = [e for e in slide.elements if isinstance(e, Text)]
     if not pictures:
-        return _stack(slide, list(slide.elements), frame, smallest)
-    wide = [e for e in slide.elements if isinstance(e, (Equations, Table, Code))]
-    boxes: list[Box] = []
-    if wide:
-        head = _heights(slide, wide, frame, smallest)
-        used = sum(height for _, height, _ in head) + GAP * len(head)
-        boxes += _pile(head, Frame(frame.left, frame.top, frame.width, used), spread=False)
-        frame = Frame(frame.left, frame.top + used, frame.width, frame.height - used)
-    if frame.height < 2.5:
-        raise LayoutError(f"{_where(slide)}: only {frame.height:.1f} inches are left for the picture.")
-    share = frame.width * (PICTURE_SHARE if texts else 1.0)
-    boxes.append(Box(pictures[0], Frame(frame.left, frame.top, share - GAP, frame.height), 0))
-    if texts:
-        boxes += _stack(slide, texts, Frame(frame.left + share, frame.top, frame.width - share, frame.height), smallest)
-    return boxes
+        return _stack(slide, slide.elements, frame, smallest)
+    above = [e for e in slide.elements if isinstance(e, (Equations, Table, Code))]
+    below = texts if pictures[0].kind == "wide" else []
+    room = Frame(frame.left, frame.top, frame.width, frame.height - LOWEST_PICTURE)
+    sized = _heights(slide, [*above, *below], room, smallest)
+    head, foot = sized[: len(above)], sized[len(above) :]
+    top = sum(height + GAP for _, height, _ in head)
+    height = frame.height - top - sum(height + GAP for _, height, _ in foot)
+    beside = texts if pictures[0].kind != "wide" else []
+    width = frame.width * PICTURE_SHARE if beside else frame.width
+    middle = Frame(frame.left, frame.top + top, width - GAP, height)
+    boxes = [*_pile(head, frame, spread=False), Box(pictures[0], middle, 0)]
+    if beside:
+        right = Frame(frame.left + width, middle.top, frame.width - width, height)
+        boxes += _stack(slide, beside, right, smallest)
+    return boxes + _pile(foot, Frame(frame.left, middle.top + height + GAP, frame.width, 0.0), spread=False)
+
+
+def picture_sizes(pages: Sequence[Slide]) -> dict[tuple[str, str], tuple[float, float]]:
+    """Return width and height of every picture of the deck, by lesson and figure."""
+    boxes = [(slide, box) for slide in pages if not slide.is_title for box in place(slide, BODY)]
+    return {
+        (slide.lesson.name, box.element.figure): (box.frame.width, box.frame.height)
+        for slide, box in boxes
+        if isinstance(box.element, Picture)
+    }
 
 
 def _stack(slide: Slide, elements: Sequence[Element], frame: Frame, smallest: int) -> list[Box]:
@@ -185,10 +201,7 @@ def formula_size(latex: str, size: int) -> tuple[float, float]:
 
 def column_widths(table: Table, size: int) -> list[float]:
     """Width of each column: its widest cell and the margins."""
-    cells = zip(*table.rows, strict=True)
-    return [
-        max(text_width((Run(cell, bold=k == 0),), size) for k, cell in enumerate(column)) + 0.35 for column in cells
-    ]
+    return [max(text_width(cell, size) for cell in column) + 0.4 for column in zip(*table.rows, strict=True)]
 
 
 def row_height(size: int) -> float:

@@ -158,7 +158,7 @@ def fill(text: str, numbers: Mapping[str, Any], where: str) -> str:
                 entry = entry[int(key) if isinstance(entry, list) else key]
             except (KeyError, IndexError, TypeError, ValueError) as error:
                 raise LessonError(f"{where}: estimates.json has no entry {match['path']}.") from error
-        return format(entry, match["spec"] or "")
+        return format(entry, match["spec"] or "").replace("-", "−" if isinstance(entry, (int, float)) else "-")
 
     return PLACEHOLDER.sub(value, text)
 

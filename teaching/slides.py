@@ -4,8 +4,9 @@ After the line `# The message, as a title` come, each a paragraph of its own:
 
     text, or - bullets                with **bold**, ^{superscript}, _{subscript}
     $$ one line of LaTeX $$           what pandoc and matplotlib's mathtext both understand; \qquad parts two formulas
-    ![alt text](figure:NAME)          a picture of the lesson's notebook
-    ![alt text](chart:NAME)           the same as a native chart
+    ![alt text](figure:NAME)          a picture of the lesson's notebook, the text beside it
+    ![alt text](wide:NAME)            the same across the slide, the text below
+    ![alt text](chart:NAME)           its lines as a native chart, the text beside it
     | a | table |                     with a header and a line of dashes
     ``` … ```                         a few lines of code
     ---                               then Say:, Ask:, Answer:, Minutes: for the notes
@@ -48,18 +49,18 @@ class Equations:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of the lesson, as a picture or as a native chart."""
+    """A figure of the lesson: a picture beside the text, one across the slide, or a native chart beside the text."""
 
     alt: str
     figure: str
-    native: bool
+    kind: str  # figure, wide or chart
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells, the header first."""
+    """Rows of cells, the header first, in bold."""
 
-    rows: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[tuple[Run, ...], ...], ...]
 
 
 @dataclass(frozen=True)
@@ -151,15 +152,16 @@ def _element(block: str, where: str) -> Element:
             raise LessonError(f"{where}: an equation is one line between $$ and $$, and a paragraph of its own.")
         return Equations(tuple(part.strip() for part in latex.split(r"\qquad")))
     if picture := re.fullmatch(
-        r"!\[(?P<alt>[^\]]+)\]\((?P<kind>figure|chart):(?P<name>\w+)\)", block.replace("\n", " ")
+        r"!\[(?P<alt>[^\]]+)\]\((?P<kind>figure|wide|chart):(?P<name>\w+)\)", block.replace("\n", " ")
     ):
-        return Picture(picture["alt"], picture["name"], picture["kind"] == "chart")
+        return Picture(picture["alt"], picture["name"], picture["kind"])
     if block.startswith("|"):
         lines = [re.split(r"(?<!\\)\|", line.strip().strip("|")) for line in block.splitlines()]
         rows = [tuple(cell.strip().replace(r"\|", "|") for cell in line) for line in lines]
         if len({len(row) for row in rows}) != 1:
             raise LessonError(f"{where}: the rows of the table are of different length.")
-        return Table(tuple(row for k, row in enumerate(rows) if k != 1))
+        head, body = (f"**{cell}**" for cell in rows[0]), rows[2:]
+        return Table(tuple(tuple(runs(cell) for cell in row) for row in (head, *body)))
     if block.startswith("- "):
         items = re.split(r"\n- ", block.removeprefix("- "))
         return Text(tuple(runs(" ".join(item.split())) for item in items), bullets=True)

@@ -15,7 +15,7 @@ PACKAGE = sorted((ROOT / "fastlmm_vi").rglob("*.py"))
 RANKS = [
     {"errors", "summary", "threads", "progress"},
     {"result", "tables"},
-    {"compare", "datasets", "wide.storage"},
+    {"comparison", "datasets", "wide.storage"},
     {"plots", "wide.design"},
     {"wide.spectrum"},
     {"wide.profile", "wide.information", "wide.posterior"},
@@ -82,7 +82,7 @@ def test_layers_look_down(path):
 
 
 @pytest.mark.parametrize(
-    "name", ["errors", "summary", "result", "threads", "progress", "compare", "plots", "datasets", "tables"]
+    "name", ["errors", "summary", "result", "threads", "progress", "comparison", "plots", "datasets", "tables"]
 )
 def test_no_ground_floor_module_knows_a_wing(name):
     modules = [module for module, _ in imports(ROOT / "fastlmm_vi" / f"{name}.py")]
@@ -101,6 +101,14 @@ def test_import_is_light(statement, heavy):
     code = f"import sys; {statement}; print(sorted({heavy} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_no_module_hides_a_public_name():
+    """Importing a module binds its name in the package: it must not be that of a function or class."""
+    import fastlmm_vi
+
+    modules = {path.stem for path in (ROOT / "fastlmm_vi").glob("*.py")}
+    assert modules & set(fastlmm_vi.__all__) == {"datasets"}
 
 
 def test_every_public_name_resolves():

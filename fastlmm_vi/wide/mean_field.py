@@ -14,7 +14,8 @@ from .estimate import Estimate, judge, mode_notes, modes, trace
 from .spectrum import Rotated, Spectrum
 
 OVERCONFIDENT = (
-    "q(β) ignores correlations between the β_j: its standard deviations, and predictions' intervals, are too narrow."
+    "q(β) ignores correlations between the β_j: its standard deviations are too narrow, and so are, on average, its "
+    "intervals for new observations."
 )
 NO_SAMPLING_THEORY = "variances learned by the ELBO have no sampling theory"
 

@@ -169,7 +169,9 @@ E = 1e-3 * np.eye(p)
 slope = np.array([(f(mu + e) - f(mu - e)) / 2e-3 for e in E])
 assert np.abs(slope).max() < 1e-5, "gap 3.1: log p(y, β) still has a slope at your μ. Set its derivative in β to zero."
 bend = np.array([(f(mu + e) - 2 * f(mu) + f(mu - e)) / 1e-6 for e in E])
-assert np.allclose(np.diag(inv(S)), -bend, rtol=1e-4), "gap 3.1: S⁻¹ must be minus the second derivative of log p(y, β)."
+assert np.allclose(np.diag(inv(S)), -bend, rtol=1e-4), (
+    "gap 3.1: S⁻¹ must be minus the second derivative of log p(y, β)."
+)
 print("gap 3.1 ✓")
 
 # %% [markdown] slide="derivations"
@@ -345,8 +347,12 @@ def e_step_rows(y, Z, X, omega, sigma2_beta, sigma2_e):
 mu, S = posterior(y, Z, X, omega, 0.4, 0.6)
 got = e_step_rows(y, Z, X, omega, 0.4, 0.6)
 assert np.allclose(got[0], mu), "gap 3.3: μ is not the posterior mean. Push X through: (I + γXᵀX)⁻¹Xᵀ = Xᵀ(I + γK)⁻¹."
-assert np.isclose(got[1], np.trace(S)), "gap 3.3: tr S differs from the dense one. Take the trace of Woodbury's identity."
-assert np.isclose(got[2], np.trace(X @ S @ X.T)), "gap 3.3: tr(X S Xᵀ) differs from the dense one. Use X S Xᵀ = σ²_β K C."
+assert np.isclose(got[1], np.trace(S)), (
+    "gap 3.3: tr S differs from the dense one. Take the trace of Woodbury's identity."
+)
+assert np.isclose(got[2], np.trace(X @ S @ X.T)), (
+    "gap 3.3: tr(X S Xᵀ) differs from the dense one. Use X S Xᵀ = σ²_β K C."
+)
 print("gap 3.3 ✓")
 
 # %% [markdown] slide="derivations"
@@ -663,5 +669,7 @@ for sigma2_beta, sigma2_e in [(0.2, 0.6), (0.9, 0.3)]:
         y, Z, X, omega, sigma2_beta - 1e-5, sigma2_e
     )
     got = slope_in_sigma2_beta(y, Z, X, omega, sigma2_beta, sigma2_e)
-    assert np.isclose(got, difference / 2e-5, rtol=1e-5), f"3.E2: the log-likelihood's slope is {difference / 2e-5:.6f}."
+    assert np.isclose(got, difference / 2e-5, rtol=1e-5), (
+        f"3.E2: the log-likelihood's slope is {difference / 2e-5:.6f}."
+    )
 print("exercise 3.E2 ✓")
