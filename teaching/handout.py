@@ -1,4 +1,4 @@
-"""The handout: a PDF page per slide, the slide above, the speaker's notes below."""
+"""The handout: a PDF of two slides a page, the speaker's notes below each."""
 
 import textwrap
 from pathlib import Path
@@ -29,39 +29,45 @@ from .slides import Code, Picture, Run, Slide, Table, Text
 INK = "#1B2A41"
 PAGE = (8.27, 11.69)  # A4
 SLIDE = (13.333, 7.5)
-SCALE = 7.27 / SLIDE[0]  # of a slide on the page
-LEFT, TOP = 0.5, 0.6  # of the slide on the page
+SCALE = 6.2 / SLIDE[0]  # of a slide on the page
+LEFT, TOP = 0.6, 0.35  # of the upper slide on the page
+NOTES_SIZE, NOTES_WIDTH = 8.5, 112  # points, and letters a line
 
 
 def write(slides: tuple[Slide, ...], figures: Path, path: Path) -> None:
     """Write the handout; `figures` holds the pictures, `LESSON/FIGURE.png`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with PdfPages(path, metadata={"Title": slides[0].title, "Creator": "fastlmm_vi", "CreationDate": None}) as pdf:
-        for number, slide in enumerate(slides, start=1):
+        for first in range(0, len(slides), 2):
             figure = Figure(figsize=PAGE)
             FigureCanvasPdf(figure)
-            page = _Page(figure)
-            page.rectangle(Frame(0, 0, *SLIDE), edge="0.6")
-            if slide.is_title:
-                _title(page, slide)
-            else:
-                page.text((Run(slide.title, bold=True),), 0.6, 0.45, 30)
-                for box in place(slide, BODY):
-                    _draw(page, box, figures / slide.lesson.name)
-                page.text((Run(f"Lesson {slide.lesson.number} · {slide.lesson.title}"),), 0.6, 6.95, 18, color="0.4")
-                page.text((Run(str(number)),), 12.4, 6.95, 18, color="0.4")
-            _notes(figure, slide)
+            for half, slide in enumerate(slides[first : first + 2]):
+                page = _Page(figure, TOP + half * PAGE[1] / 2)
+                _draw_slide(page, slide, first + half + 1, figures)
+                page.notes(slide)
             pdf.savefig(figure)
 
 
-class _Page:
-    """Draws on the slide's part of an A4 page, in the slide's inches from its upper left corner."""
+def _draw_slide(page: "_Page", slide: Slide, number: int, figures: Path) -> None:
+    page.rectangle(Frame(0, 0, *SLIDE), edge="0.6")
+    if slide.is_title:
+        _title(page, slide)
+        return
+    page.text((Run(slide.title, bold=True),), 0.6, 0.45, 30)
+    for box in place(slide, BODY):
+        _draw(page, box, figures / slide.lesson.name)
+    page.text((Run(f"Lesson {slide.lesson.number} · {slide.lesson.title}"),), 0.6, 6.95, 18, color="0.4")
+    page.text((Run(str(number)),), 12.4, 6.95, 18, color="0.4")
 
-    def __init__(self, figure: Figure) -> None:
-        self.figure = figure
+
+class _Page:
+    """Draws a slide and its notes on half of an A4 page, in the slide's inches from its upper left corner."""
+
+    def __init__(self, figure: Figure, top: float) -> None:
+        self.figure, self.top = figure, top
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        return (LEFT + SCALE * x) / PAGE[0], 1.0 - (TOP + SCALE * y) / PAGE[1]
+        return (LEFT + SCALE * x) / PAGE[0], 1.0 - (self.top + SCALE * y) / PAGE[1]
 
     def text(
         self, runs: tuple[Run, ...], x: float, y: float, size: float, *, color: str = INK, mono: bool = False
@@ -89,6 +95,15 @@ class _Page:
         self.figure.add_artist(
             Rectangle((left, bottom), width, height, ec=edge, fc=face, transform=self.figure.transFigure)
         )
+
+    def notes(self, slide: Slide) -> None:
+        """The speaker's notes, below the slide."""
+        y = 1.0 - (self.top + SCALE * SLIDE[1] + 0.12) / PAGE[1]
+        for paragraph in notes(slide).split("\n\n"):
+            lines = textwrap.wrap(paragraph, NOTES_WIDTH)
+            text = self.figure.text(LEFT / PAGE[0], y, "\n".join(lines), size=NOTES_SIZE, va="top", color="0.15")
+            text.set(linespacing=LINE, parse_math=False)
+            y -= (len(lines) * LINE + 0.5) * NOTES_SIZE / 72 / PAGE[1]
 
 
 def _title(page: _Page, slide: Slide) -> None:
@@ -148,13 +163,3 @@ def _draw_picture(page: _Page, frame: Frame, png: Path) -> None:
     ax: Any = page.figure.add_axes((left, bottom, SCALE * w / PAGE[0], SCALE * h / PAGE[1]))
     ax.imshow(image, aspect="auto", interpolation="lanczos")
     ax.set_axis_off()
-
-
-def _notes(figure: Figure, slide: Slide) -> None:
-    y = 1.0 - (TOP + SCALE * SLIDE[1] + 0.35) / PAGE[1]
-    for paragraph in notes(slide).split("\n\n"):
-        lines = textwrap.wrap(paragraph, 96)
-        figure.text(
-            LEFT / PAGE[0], y, "\n".join(lines), size=9.5, va="top", linespacing=1.35, color="0.15", parse_math=False
-        )
-        y -= (len(lines) * 9.5 * 1.35 + 7) / 72 / PAGE[1]

@@ -642,7 +642,7 @@ plt.show()
 # Ask: Two families of q give ELBOs of −9 and −8 for the same data and θ. Which q is nearer to the posterior, and
 # by how much?
 #
-# Answer: The second, by 0.4 nats in KL(q ‖ posterior): the log evidence is the same for both, even if unknown.
+# Answer: The second, by one nat in KL(q ‖ posterior): the log evidence is the same for both, even if unknown.
 #
 # Minutes: 3
 
