@@ -21,7 +21,7 @@ from .wide.estimator import WideLMM
 from .wide.spectrum import Spectrum
 
 METHODS: Mapping[str, Mapping[str, Any]] = {
-    "em": {"method": "em"},
+    "em": {"method": "em", "max_iter": 200_000},  # weak signals crawl
     "newton": {"method": "newton"},
     "reml": {"method": "newton", "reml": True},
     "mfvi": {"method": "mfvi", "solver": "collapsed"},

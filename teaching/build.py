@@ -192,11 +192,16 @@ def _estimates(folder: Folder, data: Path | None, library: str, report: Report) 
 def _usable(numbers: Mapping[str, Any]) -> None:
     """Refuse data on which a lens has nothing to show."""
     failed = {name: why for block in numbers["failed"].values() for name, why in block.items()}
-    flat = [name for name in ("newton", "mfvi") if name not in failed and numbers["fits"][name]["sigma2_beta"] == 0.0]
-    if failed or flat:
-        why = next(iter(failed.values()), f"the {flat} estimate of σ²_β is 0.")
+    reasons = list(failed.values())
+    if not failed:
+        fits = numbers["fits"]
+        reasons += [
+            f"the {name} estimate of σ²_β is 0." for name in ("newton", "mfvi") if fits[name]["sigma2_beta"] == 0.0
+        ]
+        reasons += [f"{name}: {fit['status']}" for name, fit in fits.items() if not fit["converged"]]
+    if reasons:
         raise DataError(
-            f"{numbers['data']['source']}: the lessons compare all fits, and not all exist for this data: {why}"
+            f"{numbers['data']['source']}: the lessons compare all fits, and not all exist for this data: {reasons[0]}"
         )
 
 

@@ -14,6 +14,9 @@ from traitlets.config import Config
 
 TIMEOUT = 600  # seconds a cell may take; a lesson takes less than 60 altogether
 
+# Pictures into the notebook, whatever backend the user's shell asks for.
+INLINE = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+
 # Run unseen around the lesson: figures stay open after their cell, so that what they show can be read off, and drawn
 # once more for a slide.
 BEFORE = "import matplotlib.pyplot as plt\n%config InlineBackend.close_figures = False"
@@ -47,7 +50,7 @@ def execute(
     run = nbformat.from_dict({**notebook, "cells": list(_with_unseen(seen, figures, sizes))})
     client = kernel_for(run, timeout=TIMEOUT)
     code = [cell for cell in seen if cell.cell_type == "code"]
-    with client.setup_kernel():
+    with client.setup_kernel(env={**os.environ, **INLINE}):
         for position, cell in enumerate(run.cells):
             if cell.cell_type == "code":
                 report(f"cell {position + 1} of {len(run.cells)}")
@@ -62,7 +65,7 @@ def execute(
 def kernel_for(notebook: nbformat.NotebookNode, **options: Any) -> NotebookClient:
     """Return a client that runs the notebook in a kernel which nobody else on the machine's network can reach."""
     config = Config() if os.name == "nt" else Config(KernelManager={"transport": "ipc"})
-    return NotebookClient(notebook, record_timing=False, config=config, **options)
+    return NotebookClient(notebook, record_timing=False, coalesce_streams=True, config=config, **options)
 
 
 def _with_unseen(

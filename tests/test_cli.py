@@ -76,7 +76,30 @@ def test_reproduce_on_the_twin(tmp_path):
     em = trace[trace["fit"] == "em"]
     assert len(em) == fits["em"]["n_iter"] + 1
     assert (np.diff(em["loglik"]) >= -1e-9).all()
-    assert pd.read_csv(tmp_path / "out" / "posterior.csv").shape == (6000, 11)
+    posterior = pd.read_csv(tmp_path / "out" / "posterior.csv")
+    assert posterior.shape == (6000, 11)
+    derived_entries_follow_from_the_files(result, em, posterior)
+
+
+def derived_entries_follow_from_the_files(result, em, posterior):
+    """The table, the thinned traces, where EM would have stopped, and the largest effects."""
+    assert result["table"]["mfvi"]["beta_var_ratio"] == pytest.approx(
+        result["comparison"]["own_theta"]["beta_var_ratio"]
+    )
+    assert result["table"]["newton"]["beta_mean_correlation"] == pytest.approx(1.0)
+    steps = [row["iteration"] for row in result["paths"]["em"]]
+    assert steps == [0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, result["fits"]["em"]["n_iter"]]
+    assert [row["loglik"] for row in result["paths"]["em"]] == pytest.approx(em["loglik"].iloc[steps].tolist())
+    loglik, newton = em["loglik"].to_numpy(), result["fits"]["newton"]
+    for tolerance, stop in result["em_stopped"].items():
+        first = next(k for k in range(1, len(loglik)) if loglik[k] - loglik[k - 1] < float(tolerance))
+        assert stop["n_iter"] == first
+        assert stop["below_maximum"] == pytest.approx(newton["loglik"] - loglik[first])
+        assert stop["sigma2_beta_off"] == pytest.approx(em["sigma2_beta"].iloc[first] / newton["sigma2_beta"] - 1)
+    z = (posterior["newton_mean"] / np.sqrt(posterior["newton_var"])).abs()
+    largest = result["effects"]["newton"]
+    assert largest[0]["feature"] == posterior["feature"][z.idxmax()]
+    assert [abs(row["z"]) for row in largest] == pytest.approx(z.nlargest(len(largest)).tolist())
 
 
 def test_reproduce_on_a_file(small):

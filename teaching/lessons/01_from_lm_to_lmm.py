@@ -17,7 +17,7 @@
 #
 # $$\beta\sim N(0,\sigma^2_\beta I_p),\quad\text{independent of } e.$$
 #
-# What has to be estimated? Random effects are predicted from their distribution; they are no parameters.
+# What has to be estimated? Random effects are predicted from their distribution; they are not parameters.
 #
 # | model | parameters | how many | without $Z$ |
 # |---|---|---|---|
@@ -116,7 +116,7 @@ print(f"n = {n}, p = {p}, c = {c}: ordinary model {p + 1} + {c} parameters, mixe
 # is singular. With $\hat\beta$ every $\hat\beta+tv$ solves the normal equations. If the $n$ rows of $X$ are linearly
 # independent (with probability 1 for continuous features), then $XX^\top$ is invertible and
 # $\hat\beta=X^\top(XX^\top)^{-1}y$ gives $X\hat\beta=y$ **for any y**: the residual is zero, also when $y$ is pure
-# noise. Then $\hat\sigma^2=0$ and the log-likelihood grows without end as $\sigma^2\to0$. There is no
+# noise. Then $\hat\sigma^2=0$ and the log-likelihood grows without bound as $\sigma^2\to0$. There is no
 # maximum-likelihood estimate.
 
 # %%
@@ -138,7 +138,7 @@ print(f"rank of XᵀX: {np.linalg.matrix_rank(X_wide.T @ X_wide)} of 50")
 # \operatorname{Cov}(\hat\beta)=(X^\top X)^{-1}X^\top(\sigma^2I)X(X^\top X)^{-1}=\sigma^2(X^\top X)^{-1}.$$
 #
 # The estimate is unbiased. Its variance is the problem. Write $X=G/\sqrt p$ with independent standard normal entries in
-# $G$. For a new row $x$ with covariance $I/p$ the error beyond the noise is, on average over $x$ and $e$,
+# $G$. For a new row $x$ with mean 0 and covariance $I/p$ the error beyond the noise is, on average over $x$ and $e$,
 #
 # $$\mathbb E\big[(x^\top(\hat\beta-\beta))^2\big]=\tfrac1p\operatorname{tr}\operatorname{Cov}(\hat\beta)
 # =\tfrac{\sigma^2}{p}\operatorname{tr}(X^\top X)^{-1}=\sigma^2\operatorname{tr}(G^\top G)^{-1}.$$
@@ -158,8 +158,8 @@ print(f"rank of XᵀX: {np.linalg.matrix_rank(X_wide.T @ X_wide)} of 50")
 # It exceeds σ² once $p>(n-1)/2$ and is infinite at $p=n-1$. On the fitted rows all looks well: with the projection
 # $H=X(X^\top X)^{-1}X^\top$, $\mathrm{RSS}=e^\top(I-H)e$. As
 # $\operatorname{tr}H=\operatorname{tr}\big((X^\top X)^{-1}X^\top X\big)=p$,
-# $\mathbb E[\mathrm{RSS}]=\sigma^2\operatorname{tr}(I-H)=\sigma^2(n-p)$. The better the fit looks, the worse it
-# predicts.
+# $\mathbb E[\mathrm{RSS}]=\sigma^2\operatorname{tr}(I-H)=\sigma^2(n-p)$. As $p$ grows towards $n$, with the
+# variance of $x^\top\beta$ held, the fit looks better and predicts worse.
 #
 # The picture has $n=60$, $\sigma^2=1$ and β drawn from $N(0,I_p)$; always predicting 0 has error 1 beyond the noise.
 # The mixed model's prediction of β (section 3, at the true variances) is drawn beside least squares.
@@ -199,9 +199,9 @@ plt.show()
 #
 # ![Against p at n = 60: the residual of noise falls to 0, the test error explodes.](wide:least_squares)
 #
-# - p ≥ n: X^{T}X is singular and any y is fitted perfectly, pure noise too
-# - p < n − 1: test error σ²p/(n−p−1), which explodes as p nears n
-# - The mixed model stays below the error of predicting 0
+# - p ≥ n: any y is fitted perfectly, pure noise too; p > n: X^{T}X is singular
+# - p < n − 1, normal features: test error beyond the noise σ²p/(n−p−1)
+# - The mixed model, at the true variances, stays below the error of predicting 0
 #
 # ---
 # Say: On the left there is nothing to find, and still the residual is zero from p = n on. On the right signal and noise
@@ -223,8 +223,9 @@ plt.show()
 # \tfrac12\nabla J=-X^\top(r-X\beta)+\lambda\beta=0\quad\Longleftrightarrow
 # \quad(X^\top X+\lambda I_p)\,\beta=X^\top r.$$
 #
-# For $\lambda>0$ and $v\ne0$, $v^\top(X^\top X+\lambda I)v=\lVert Xv\rVert^2+\lambda\lVert v\rVert^2>0$: the matrix is
-# invertible for every $p$, and the solution is unique.
+# For $\lambda>0$ and $v\ne0$, $v^\top(X^\top X+\lambda I)v=\lVert Xv\rVert^2+\lambda\lVert v\rVert^2>0$: half the
+# second derivative of $J$ is positive definite, so the matrix is invertible for every $p$, and the solution is the one
+# minimum.
 #
 # In the mixed model, Bayes' rule gives
 #
@@ -240,7 +241,7 @@ plt.show()
 #
 # $$X^\top(XX^\top+\lambda I_n)=(X^\top X+\lambda I_p)X^\top .$$
 #
-# Multiply by $(X^\top X+\lambda I_p)^{-1}$ from the left and by $(XX^\top+\lambda I_n)^{-1}$ from the right (the
+# Call the posterior mean μ. Multiply by $(X^\top X+\lambda I_p)^{-1}$ from the left and by $(XX^\top+\lambda I_n)^{-1}$ from the right (the
 # *push-through identity*):
 #
 # $$\mu=(X^\top X+\lambda I_p)^{-1}X^\top r\;=\;⟦1.1: X^\top(XX^\top+\lambda I_n)^{-1}r⟧ .$$
@@ -286,7 +287,8 @@ print("gap 1.1 ✓")
 
 # %% [markdown]
 # The same through the library. `WideLMM` estimates ω and both variances; its `coef_` is the ridge solution at their
-# ratio. The constant is a column of $Z$ here, hence `fit_intercept=False`. `Spectrum.of(X)` holds the decomposition of
+# ratio. How it estimates the variances is the subject of sections 6 to 9: by maximum likelihood (**ML**) or by
+# *restricted* maximum likelihood (**REML**). Until then only their ratio λ is used. The constant is a column of $Z$ here, hence `fit_intercept=False`. `Spectrum.of(X)` holds the decomposition of
 # $XX^\top$, the expensive part, which every later fit with the same $X$ shares.
 
 # %%
@@ -337,7 +339,7 @@ for name, model in (("ML", ml), ("REML", reml)):
 # Without a penalty all $f_k=1$: the vector solves the normal equations,
 # $X^\top X\mu=\sum_ks_k(u_k^\top r)w_k=X^\top r$, and has no part in the null space of $X$. It is the shortest
 # least-squares solution. With a penalty, directions with $s_k^2\gg\lambda$ are kept, those with $s_k^2\ll\lambda$ are
-# taken out, and those orthogonal to all $w_k$, of which the data say nothing, get 0, the mean of the prior.
+# taken out, and those orthogonal to all $w_k$, about which the data say nothing, get 0, the mean of the prior.
 
 # %%
 U, s, Wt = np.linalg.svd(X, full_matrices=False)
@@ -366,7 +368,8 @@ plt.show()
 # $$w_k^\top(\mu-\beta)=f_k\Big(w_k^\top\beta+\frac{u_k^\top e}{s_k}\Big)-w_k^\top\beta
 # =-\frac{\lambda}{s_k^2+\lambda}\,w_k^\top\beta+\frac{s_k}{s_k^2+\lambda}\,u_k^\top e .$$
 #
-# The first term is constant, the second has mean 0 and variance $\sigma^2_es_k^2/(s_k^2+\lambda)^2$. Along the
+# The first term is constant, the second has mean 0; each $u_k^\top e$ has variance σ²_e, and they are independent (the
+# $u_k$ are orthonormal). Along the
 # directions orthogonal to all $w_k$ the error is $-\beta_\perp$, where
 # $\lVert\beta_\perp\rVert^2=\lVert\beta\rVert^2-\sum_k(w_k^\top\beta)^2$. Summing squares,
 # $\mathbb E\lVert\mu-\beta\rVert^2=\text{bias}^2+\text{variance}$ with
@@ -515,13 +518,13 @@ def loglik(y, Z, X, omega, sigma2_beta, sigma2_e):
 
 # %% check="1.3"
 rng = np.random.default_rng(7)
-x_one, z_one, y_one = rng.normal(size=(6, 1)), rng.normal(size=(6, 1)), rng.normal(size=6)
-grid = np.linspace(-15, 15, 20_001)
+x_one, Z_two, y_one = rng.normal(size=(6, 1)), rng.normal(size=(6, 2)), rng.normal(size=6)
+w, grid = np.array([0.8, -0.3]), np.linspace(-15, 15, 20_001)
 for sb, se in ((1.3, 0.6), (0.4, 2.0)):
     prior = norm.logpdf(grid, scale=np.sqrt(sb))
-    rows = norm.logpdf(y_one[:, None], loc=0.8 * z_one + x_one * grid, scale=np.sqrt(se))
+    rows = norm.logpdf(y_one[:, None], loc=(Z_two @ w)[:, None] + x_one * grid, scale=np.sqrt(se))
     integral = logsumexp(rows.sum(axis=0) + prior) + np.log(grid[1] - grid[0])
-    value = loglik(y_one, z_one, x_one, np.array([0.8]), sb, se)
+    value = loglik(y_one, Z_two, x_one, w, sb, se)
     assert np.isclose(value, integral, atol=1e-8), f"gap 1.3: ℓ is {value:.6f}, the integral over β {integral:.6f}."
 print("gap 1.3 ✓")
 
@@ -546,10 +549,12 @@ assert np.allclose([kernel, ml.loglik_], dense, atol=1e-6)
 # \hat\omega=(Z^\top V^{-1}Z)^{-1}Z^\top V^{-1}y .$$
 #
 # The second derivative $-Z^\top V^{-1}Z$ is negative definite ($Z$ has full column rank): a maximum. As
-# $\mathbb Ey=Z\omega$, it is unbiased, and its covariance is
+# $\mathbb Ey=Z\omega$, $\hat\omega$ is unbiased, and its covariance is
 #
 # $$\operatorname{Cov}(\hat\omega)=(Z^\top V^{-1}Z)^{-1}Z^\top V^{-1}\,V\,V^{-1}Z(Z^\top V^{-1}Z)^{-1}
 # =(Z^\top V^{-1}Z)^{-1}.$$
+#
+# (`WideLMM.omega_se_` holds the roots of its diagonal, at the estimated variances.)
 #
 # **No linear unbiased estimate is better.** Write $\hat\omega=Gy$. Another one is $Cy$ with $CZ=I$, so $C=G+D$ with
 # $DZ=0$. Then $GVD^\top=(Z^\top V^{-1}Z)^{-1}(DZ)^\top=0$, and $CVC^\top=GVG^\top+DVD^\top$: the second term only adds
@@ -566,7 +571,7 @@ assert np.allclose([kernel, ml.loglik_], dense, atol=1e-6)
 #
 # For all $j$: $\sigma^2_\beta X^\top V^{-1}(y-Z\hat\omega)=X^\top(K+\lambda I)^{-1}(y-Z\hat\omega)$, the $n\times n$
 # form of section 3 at $\omega=\hat\omega$. The ridge solution is the *best linear unbiased predictor* (at given
-# variances; with estimated ones it is called empirical BLUP). (ω̂: `WideLMM.omega_`, computed by
+# variances; with estimated ones it is called empirical BLUP). (μ: `WideLMM.coef_`; ω̂: `WideLMM.omega_`, computed by
 # `fastlmm_vi_kernels.spectral.profile`, which lesson 04 derives.)
 
 # %%
@@ -580,7 +585,7 @@ for j in range(c):
     print(f"ω_{j + 1}: true {omega[j]:5.2f}, estimate {gls[j]:7.4f}, standard error {reml.omega_se_[j]:.4f}")
 
 # %% [markdown]
-# ## 8. Why maximum likelihood underestimates variances
+# ## 8. Why maximum likelihood underestimates the noise variance
 #
 # Take the ordinary model $y=Z\omega+e$ first, $e\sim N(0,\sigma^2I_n)$. With $M=I-Z(Z^\top Z)^{-1}Z^\top$ the residual
 # of least squares is $My=Me$ (as $MZ=0$), $M^\top M=M$, and
@@ -634,7 +639,7 @@ for pairs in (10, 100, 1000):
 #
 # $$u^\top(A^\top VA)^{-1}u=y^\top Py=y^\top V^{-1}r=(r+Z\hat\omega)^\top V^{-1}r=r^\top V^{-1}r .$$
 #
-# **Road 2: integrate ω out** against a flat prior, density 1 everywhere. As $Z^\top V^{-1}r=0$, the cross terms vanish
+# **Road 2: integrate ω out** against a flat (improper) prior, 1 everywhere. As $Z^\top V^{-1}r=0$, the cross terms vanish
 # in
 #
 # $$(y-Z\omega)^\top V^{-1}(y-Z\omega)=r^\top V^{-1}r+(\omega-\hat\omega)^\top Z^\top V^{-1}Z\,(\omega-\hat\omega),$$
@@ -675,8 +680,9 @@ def restricted_loglik(y, Z, X, sigma2_beta, sigma2_e):
 
 
 # %% [markdown]
-# The check integrates the likelihood over ω by quadrature where there is one covariate, and then compares with the
-# density of the contrasts for three: the difference must not move with the variances.
+# The check integrates the likelihood over ω by quadrature where there is one covariate, and then, for three covariates
+# with orthonormal columns (so that $\log|Z^\top Z|=0$), compares with the density of the contrasts: the two must be
+# equal.
 
 # %% check="1.4"
 rng = np.random.default_rng(9)
@@ -687,12 +693,14 @@ for sb, se in ((1.3, 0.6), (0.4, 2.0)):
     integral = logsumexp(over) + np.log(grid[1] - grid[0])
     value = restricted_loglik(y_small, z_one, X_small, sb, se)
     assert np.isclose(value, integral, atol=1e-7), f"gap 1.4: ℓ_R is {value:.6f}, the integral over ω {integral:.6f}."
-A = np.linalg.svd(Z)[0][:, c:]
-shifts = []
+basis = np.linalg.svd(Z)[0]
+Q, A = basis[:, :c], basis[:, c:]  # orthonormal bases of what Z spans and of everything orthogonal to it
 for sb, se in ((1.0, 1.0), (0.3, 2.0), (2.0, 0.5)):
     contrasts = loglik(A.T @ y, np.zeros((n - c, 1)), A.T @ X, np.zeros(1), sb, se)
-    shifts.append(contrasts - restricted_loglik(y, Z, X, sb, se))
-assert np.ptp(shifts) < 1e-6, "gap 1.4: against the density of the contrasts ℓ_R is off by more than a constant."
+    value = restricted_loglik(y, Q, X, sb, se)
+    assert np.isclose(value, contrasts, rtol=0, atol=1e-6), (
+        f"gap 1.4: with orthonormal covariates ℓ_R is {value:.6f}, the density of the contrasts {contrasts:.6f}."
+    )
 print("gap 1.4 ✓")
 
 # %% [markdown]
@@ -761,7 +769,8 @@ plt.show()
 # ML's σ²_e falls with $c$, even faster than $1-c/n$: generalised least squares gives most weight to directions in which
 # $V$ is small. These are the directions that tell about σ²_e, and there ω takes more than its share of the $c$
 # dimensions. REML's mean stays within two standard errors of the true value. Where $c$ is small against $n$ the two
-# agree. σ²_β is much less affected in this setting. That is no rule: where $n-c\le p<n$, and $X$ and $Z$ are in general
+# agree. The estimate of σ²_β moves less, and the other way: ML puts into it part of what it takes from σ²_e. It can be
+# worse: where $n-c\le p<n$, and $X$ and $Z$ are in general
 # position, ML has no maximum at all (lesson 04).
 
 # %% [markdown] slide="model"
@@ -789,7 +798,7 @@ plt.show()
 # ## What to remember
 #
 # * One assumption, $\beta\sim N(0,\sigma^2_\beta I)$, replaces $p+1$ parameters by $c+2$.
-# * Least squares fits any $y$ once $p\ge n$, and its test error explodes as $p$ nears $n$ from below.
+# * Least squares fits any $y$ once $p\ge n$ (and the rows of $X$ are linearly independent), and its test error explodes as $p$ nears $n$ from below.
 # * Ridge solution = posterior mean = BLUP, with $\lambda=\sigma^2_e/\sigma^2_\beta$; it has a $p\times p$
 #   and an $n\times n$ form.
 # * That λ has the lowest expected error in every singular direction; ML and REML estimate it without cross-validation.

@@ -5,7 +5,7 @@
 # the evidence, the Kullback-Leibler divergence, the ELBO, mean field and coordinate ascent, on one effect and then on
 # two.
 #
-# You need: the normal density, integrals of one variable, 2 × 2 matrices. Time: 90 minutes.
+# You need: the normal density of one and of several variables, integrals; trace, inverse and eigenvalues of a matrix. Time: 90 minutes.
 #
 # ## 1. One effect: prior, hyperparameters, sampling distribution, likelihood
 #
@@ -24,7 +24,7 @@
 #   are written without it.
 # * **Sampling distribution** $p(y\mid\beta)=\prod_i N(y_i;\,x_i\beta,\sigma^2_e)$, read as a density **in y** at a
 #   fixed β. It integrates to 1 over $y$, for every β, as each factor does.
-# * **Likelihood** $L(\beta)=p(y\mid\beta)$: the same formula, read as a function **of β** at the observed $y$. It is no
+# * **Likelihood** $L(\beta)=p(y\mid\beta)$: the same formula, read as a function **of β** at the observed $y$. It is not a
 #   density in β: nothing makes it integrate to 1.
 #
 # For one observation the substitution $u=x_1\beta$ gives the area under the likelihood,
@@ -247,7 +247,8 @@ assert np.allclose([by_quadrature, by_bayes, library_loglik(X1, y, *theta)], log
 # Both follow as the evidence did: $x_*\beta$ and $e_*$ are independent normals, given $y$ as well, so means and
 # variances add. The prior predictive of the whole vector $y$ is $N(0,V)$: **the evidence is the prior predictive
 # density, read at the observed y**. It is a density in $y$, and a likelihood in θ: the two readings of section 1
-# again, one floor up.
+# again, one level up. (Mean and standard deviation of the posterior predictive: `WideLMM.predict` with
+# `return_std=True`.)
 
 # %%
 x_new = 1.5
@@ -282,7 +283,8 @@ plt.show()
 #   $\hat\beta_{\text{MAP}}=\arg\max_\beta p(\beta\mid y)=\arg\max_\beta\left[\log p(y\mid\beta)+\log p(\beta)\right]$.
 #   A normal density peaks at its mean, so here it is μ.
 #
-# Where the prior is constant in β the two maximise the same function: **ML is MAP with a flat prior**. A normal prior
+# Where the prior is constant in β the two maximise the same function: **ML is MAP with a flat prior**. (On the whole line no
+# density is constant: a flat prior is *improper*, meant as the limit below.) A normal prior
 # becomes flat as $\sigma^2_\beta\to\infty$: the ratio of its values at any two β goes to 1. Put
 # $x^\top y=x^\top x\,b$ into μ and multiply numerator and denominator by σ²_e:
 #
@@ -298,12 +300,30 @@ for sigma2_beta in (0.1, 1.0, 10.0, 1e2, 1e4, 1e6):
     print(f"{sigma2_beta:9.0e}  {at:8.5f}  {b - at:8.1e}  {log_evidence(X1, y, sigma2_beta, theta[1]):13.5f}")
 assert abs(b - at) < 1e-5
 
+# %% figure="map"
+figure, ax = plt.subplots()
+t = np.linspace(-0.6, 2.6, 401)
+heights = log_likelihood(t, x, y, theta[1]) - log_likelihood(b, x, y, theta[1])
+ax.plot(t, heights, ":", color="0.3", lw=3, zorder=3, label="log likelihood")
+for k, sigma2_beta in enumerate((0.1, 1.0, 100.0)):
+    at = posterior_1d(x, y, sigma2_beta, theta[1])[0]
+    heights = log_joint(t, x, y, sigma2_beta, theta[1]) - log_joint(at, x, y, sigma2_beta, theta[1])
+    ax.plot(
+        t, heights, ["--", "-.", "-"][k], color=f"C{k}", label=f"log posterior, $\\sigma^2_\\beta$ = {sigma2_beta:g}"
+    )
+    ax.scatter([at], [0.0], color=f"C{k}", zorder=4)
+ax.axvline(b, color="0.6", lw=0.8)
+ax.set(xlabel="β  (line: least squares)", ylabel="below the maximum, nats", ylim=(-4, 1.9))
+ax.legend(frameon=False, fontsize="small", loc="upper left", ncols=2)
+plt.show()
+
 # %% [markdown]
-# The estimate has a limit, the evidence has none: it falls like $-\frac12\log\sigma^2_\beta$ without end (by the
-# formula of section 5), as the prior spreads over effects that the data rule out. A flat prior answers *which β*, and
+# The estimate has a limit, the **log** evidence has none: for large σ²_β it falls like $-\frac12\log\sigma^2_\beta$
+# without bound (by the formula of section 5), so the evidence goes to 0: the prior spreads over effects that the data
+# rule out. A flat prior answers *which β*, and
 # not *which prior*.
 #
-# ## 5. Type-II maximum likelihood: the hyperparameters by the evidence
+# ## 5. Type-II maximum likelihood: θ by the evidence
 #
 # So far θ was given. Its likelihood is the evidence,
 # $p(y\mid\theta)=\int p(y\mid\beta,\theta)\,p(\beta\mid\theta)\,d\beta$. (From here on θ is written where it
@@ -326,7 +346,8 @@ assert abs(b - at) < 1e-5
 # The slope of the bracket is negative below $\tau=(u^\top y)^2$ and positive above: the evidence has one maximum,
 # there, or at $\sigma^2_\beta=0$ if $(u^\top y)^2<\sigma^2_e$. The evidence is an average of the likelihood over the
 # prior, so it never exceeds the likelihood's maximum. Too narrow a prior averages where the likelihood is low; too
-# wide a prior spends most of its mass there. (Both variances at once: exercise 2.E1.)
+# wide a prior spends most of its mass there. (Both variances at once: exercise 2.E1;
+# for many effects: `fastlmm_vi.wide.newton.fit`.)
 
 # %%
 grid = np.geomspace(1e-2, 1e4, 8001)
@@ -478,7 +499,7 @@ plt.show()
 # (`fastlmm_vi.wide.mean_field.kl_to_posterior`, for diagonal $S_q$ and $p$ the posterior). The first expectation is
 # $\mathbb E\,\delta^\top S^{-1}\delta=\operatorname{tr}(S^{-1}\,\mathbb E\,\delta\delta^\top)$ with
 # $\delta=\beta-\mu$ and $\mathbb E_q\,\delta\delta^\top=S_q+(m-\mu)(m-\mu)^\top$. The check uses that $\log q-\log p$
-# is quadratic: Gauss-Hermite quadrature with three nodes a coordinate integrates it without error.
+# is quadratic: Gauss-Hermite quadrature with three nodes per coordinate integrates it without error.
 
 
 # %%
@@ -511,7 +532,8 @@ assert np.isclose(by_nodes, kl_normal_p(m_q, S_q, m_p, S_p))
 # %% [markdown]
 # ## 7. The ELBO: log evidence = ELBO + KL
 #
-# Let $q(\beta)$ be **any** density, positive where the posterior is. $\log p(y)$ does not contain β, so it equals its
+# Let $q(\beta)$ be **any** density for which the expectations below exist. (They look only where $q>0$, and the normal
+# posterior is positive everywhere.) $\log p(y)$ does not contain β, so it equals its
 # expectation under $q$. Bayes' rule, $p(y)=p(y,\beta)/p(\beta\mid y)$, and a factor $q/q$ give
 #
 # $$\log p(y)=\mathbb E_q\log\frac{p(y,\beta)}{p(\beta\mid y)}
@@ -521,7 +543,7 @@ assert np.isclose(by_nodes, kl_normal_p(m_q, S_q, m_p, S_p))
 # * **ELBO**, evidence lower bound: since KL ≥ 0, $\text{ELBO}(q)\le\log p(y)$, with equality only at the posterior.
 # * **Gap**: $\log p(y)-\text{ELBO}(q)=\mathrm{KL}(q\,\Vert\,p(\beta\mid y))$ (`Fit.gap`).
 # * **Variational inference** (VI): choose a family of densities and maximise the ELBO over it. The left side does not
-#   depend on $q$, so this **minimises the KL divergence to the posterior**, without the posterior's appearing anywhere.
+#   depend on $q$, so this **minimises the KL divergence to the posterior**, and the posterior itself is never needed.
 #
 # With $p(y,\beta)=p(y\mid\beta)p(\beta)$ the ELBO has two more readings; $-\mathbb E_q\log q$ is the **entropy** of
 # $q$:
@@ -656,8 +678,8 @@ plt.show()
 #
 # so the posterior is $N(\mu,S)$ with $S=A^{-1}$ and $A\mu=h$: at μ the gradient $h-A\beta$ is zero. $A$ is the
 # posterior precision (Λ in many books). Its off-diagonal $A_{12}=x_1^\top x_2/\sigma^2_e$ makes the effects
-# **correlated given the data**: of two similar columns the data tell the sum of effects well and the difference
-# badly. θ is the type-II maximum likelihood estimate of these data, by the library.
+# **correlated given the data**: of two similar columns the data determine the sum of the effects well and
+# the difference poorly. θ is the type-II maximum likelihood estimate for these data, by the library.
 
 # %%
 rng = np.random.default_rng(20)
@@ -788,7 +810,8 @@ print(f"error after sweep 6 over error after sweep 5: {errors[5] / errors[4]}; s
 #
 # **Means.** Where no update changes anything, $A_{jj}m_j=h_j-\sum_{k\ne j}A_{jk}m_k$ for all $j$, that is $Am=h$. $A$
 # is positive definite, so the only solution is $m=\mu$: **the mean-field means are the exact ones**, at the same θ.
-# No other optimum exists: log evidence minus KL (section 6, $S^{-1}=A$) is, for a normal $q$ with diagonal $S_q$,
+# No other optimum exists. At an optimum each factor is its own best factor, hence normal (shown above); and for a
+# normal $q$ with diagonal $S_q$, log evidence minus KL (section 6, $S^{-1}=A$) is
 #
 # $$\text{ELBO}=-\tfrac12(m-\mu)^\top A\,(m-\mu)+\tfrac12\sum_j\left(\log s_j^2-A_{jj}s_j^2\right)+\text{const},$$
 #
@@ -810,9 +833,10 @@ print(f"error after sweep 6 over error after sweep 5: {errors[5] / errors[4]}; s
 # $$S_{11}=\frac{A_{22}}{A_{11}A_{22}-A_{12}^2}=\frac{1/A_{11}}{1-\rho^2}\qquad\Longrightarrow\qquad
 # s_1^2=\frac1{A_{11}}=(1-\rho^2)\,S_{11} .$$
 #
-# So $s_1^2$ is the variance of $\beta_1$ **given** $\beta_2$, which is smaller than its variance. For any $p$: let
-# $e_j$ be the $j$-th unit vector. By the Cauchy-Schwarz inequality
-# $1=(e_j^\top e_j)^2=\left((A^{1/2}e_j)^\top(A^{-1/2}e_j)\right)^2\le(e_j^\top Ae_j)(e_j^\top A^{-1}e_j)=A_{jj}S_{jj}$,
+# With $\beta_2$ held, the log joint is $-\frac12A_{11}\beta_1^2+\dots$, so $s_1^2$ is the variance of $\beta_1$ **given**
+# $\beta_2$, smaller than its variance unless $\rho=0$. For any $p$: let $\iota_j$ be the $j$-th unit vector. By the
+# Cauchy-Schwarz inequality $1=(\iota_j^\top\iota_j)^2=\left((A^{1/2}\iota_j)^\top(A^{-1/2}\iota_j)\right)^2
+# \le(\iota_j^\top A\iota_j)(\iota_j^\top A^{-1}\iota_j)=A_{jj}S_{jj}$,
 # so $1/A_{jj}\le S_{jj}$ always.
 #
 # **The direction of KL decides.** In $\mathrm{KL}(p\,\Vert\,q)=\mathbb E_p\log p-\sum_j\mathbb E_p\log q_j$ each
@@ -876,7 +900,7 @@ print(f"Var(β_j), mean field over exact: {model.beta_var_ / exact.beta_var_}; 1
 # ![Tilted posterior contours, untilted ones of mean field, a staircase between; marginals](figure:mean_field)
 #
 # ---
-# Say: One factor at a time, the best q_j has as its logarithm the expected log joint density. For our model that is a
+# Say: One factor at a time, the best q_j has as its logarithm the expected log joint density. For this model that is a
 # normal whose variance is the conditional one. The staircase arrives at the exact mean; the ellipse never tilts.
 #
 # Ask: For which X would mean field lose nothing at all?
@@ -894,8 +918,9 @@ print(f"Var(β_j), mean field over exact: {model.beta_var_ / exact.beta_var_}; 1
 #
 # * **E-step**: maximise $B$ over $q$ at the present θ. **M-step**: maximise $B$ over θ at the present $q$.
 # * **EM** lets $q$ be any density. The E-step's answer is the posterior, KL = 0, and $B=\log p(y\mid\theta)$: the bound
-#   **touches** the log evidence before every M-step. The log evidence never falls, and a point where EM stands still
-#   has slope zero: $B$ has none, and KL, at its minimum 0, has none either. EM is **exact**.
+#   **touches** the log evidence before every M-step. The log evidence never falls, and a point **with positive
+#   variances** where EM stands still has slope zero: $B$ has none, and KL, at its minimum 0, has none either. In this
+#   sense EM is **exact**. (At $\sigma^2_\beta=0$ it always stands still, whatever the slope: start at a positive value.)
 # * **Variational EM** lets $q$ be mean field only. The E-step's answer has $m=\mu$, $s_j^2=1/A_{jj}$, and the bound
 #   stays below the log evidence by a gap that depends on θ. The ELBO never falls, and its maximum lies **elsewhere** in
 #   θ. It is exact about the ELBO, and about the evidence only if the posterior itself factorises: then the gap is 0.
@@ -966,6 +991,30 @@ at_limit = climb(theta2, 1, True)
 print("ELBO     {:.6f} → {:.6f}\nevidence {:.6f} → {:.6f}".format(*at_limit[:, 0], *at_limit[:, 1]))
 assert at_limit[1, 0] > at_limit[0, 0]
 assert at_limit[1, 1] < at_limit[0, 1]
+
+# %% figure="two_bounds"
+figure, axes = plt.subplots(1, 2, sharey=True)
+t = np.geomspace(0.2, 4, 201)
+at = (0.5, theta2[1])  # the present θ; σ²_e is held
+for ax, mean_field, name in zip(axes, (False, True), ("EM", "variational EM"), strict=True):
+    q = e_step(at, mean_field)
+    climbed = np.array([bound(q, (sb, at[1])) for sb in t])
+    ax.plot(t, [log_evidence(X2, y2, sb, at[1]) for sb in t], "--", color="C1", label="log evidence")
+    ax.plot(t, climbed, color="C0", label="bound, q held")
+    if mean_field:
+        best = [bound(e_step((sb, at[1]), True), (sb, at[1])) for sb in t]
+        ax.plot(t, best, ":", color="C2", label="bound, best q at each θ")
+        assert bound(q, at) < log_evidence(X2, y2, *at), "below the evidence"
+    else:
+        assert np.isclose(bound(q, at), log_evidence(X2, y2, *at)), "touches the evidence"
+    ax.scatter([at[0]], [bound(q, at)], color="k", zorder=3, label="after the E-step")
+    ax.scatter([t[climbed.argmax()]], [climbed.max()], marker="^", color="C0", zorder=3, label="after the M-step")
+    ax.set(xlabel="$\\sigma^2_\\beta$", title=name, xscale="log", ylim=(-13, -9.8))
+    ax.set(xticks=[0.2, 0.5, 1, 2, 4], xticklabels=["0.2", "0.5", "1", "2", "4"])
+    ax.minorticks_off()
+    ax.legend(frameon=False, fontsize="small", loc="lower center")
+axes[0].set_ylabel("nats")
+plt.show()
 
 # %% [markdown]
 # ## What to remember
@@ -1085,7 +1134,8 @@ print("gap 2.E2 ✓")
 # | word | symbol | formula | in the library |
 # |---|---|---|---|
 # | prior | $p(\beta)$ | $N(0,\sigma^2_\beta I)$ | the model of `WideLMM` |
-# | hyperparameters | $\theta$ | $\sigma^2_\beta$, $\sigma^2_e$ (and ω) | `sigma2_beta_`, `sigma2_e_`, `omega_` |
+# | hyperparameter | $\sigma^2_\beta$ | parameter of the prior | `sigma2_beta_` |
+# | variance components (with ω: all of θ) | $\theta$ | $\sigma^2_\beta$, $\sigma^2_e$ (and ω) | `sigma2_beta_`, `sigma2_e_`, `omega_` |
 # | sampling distribution | $p(y\mid\beta)$ in $y$ | $N(X\beta,\sigma^2_eI)$ | the model of `WideLMM` |
 # | likelihood of β | $p(y\mid\beta)$ in β | the same | a term of `fastlmm_vi.wide.sweeps.elbo` |
 # | marginal likelihood | $p(y)$ | $\int p(y\mid\beta)\,p(\beta)\,d\beta$ | `loglik_` is its logarithm |

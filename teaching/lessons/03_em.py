@@ -19,7 +19,7 @@
 #
 # $$\ell(\theta)=-\tfrac12\left[n\log 2\pi+\log\left|V\right|+(y-Z\omega)^\top V^{-1}(y-Z\omega)\right].$$
 #
-# (`fastlmm_vi_kernels.spectral.marginal_loglik` computes this in the basis of section 6.) Here it is densely:
+# (`fastlmm_vi_kernels.spectral.marginal_loglik` computes this in the basis of section 7.) Here it is densely:
 
 # %%
 import matplotlib.pyplot as plt
@@ -78,7 +78,8 @@ print(f"n = {n}, p = {p}, c = {c}; log-likelihood at a first guess: {loglik(y, Z
 # ## 2. Why EM works
 #
 # Differentiating $\ell$ mixes all parameters in $V^{-1}$. Were β known, estimation would be trivial: σ²_β the mean of the β_j²,
-# ω a regression. EM treats β as missing. For **any** density $q(\beta)$, from $p(y\mid\theta)=p(y,\beta\mid\theta)/p(\beta\mid y,\theta)$,
+# ω a regression. EM treats β as missing. For **any** density $q(\beta)$, take logarithms of
+# $p(y\mid\theta)=p(y,\beta\mid\theta)/p(\beta\mid y,\theta)$ and the mean under $q$; the left side does not contain β:
 #
 # $$\ell(\theta)=\underbrace{\mathbb E_q[\log p(y,\beta\mid\theta)]-\mathbb E_q[\log q(\beta)]}_{\text{bound } B(q,\theta)}
 # +\underbrace{\mathbb E_q\left[\log\frac{q(\beta)}{p(\beta\mid y,\theta)}\right]}_{\mathrm{KL}(q\,\Vert\,p(\beta\mid y,\theta))\;\ge\;0}.$$
@@ -139,7 +140,8 @@ def log_joint(y, Z, X, beta, omega, sigma2_beta, sigma2_e):
 # $$\beta\mid y\sim N(\mu,S),\qquad S=⟦3.1: \left(\frac{X^\top X}{\sigma^2_e}+\frac{I}{\sigma^2_\beta}\right)^{-1}⟧,\qquad
 # \mu=⟦3.1: \frac{S\,X^\top(y-Z\omega)}{\sigma^2_e}⟧ .$$
 #
-# (`fastlmm_vi.wide.posterior.exact_mean`; the diagonal of $S$: `Spectrum.variances`.) **Gap 3.1**: write it densely.
+# (`fastlmm_vi.wide.posterior.exact_mean`; the diagonal of $S$: `fastlmm_vi.wide.posterior.Exact.variances`,
+# σ²_β times `Spectrum.variances`.) **Gap 3.1**: write it densely.
 
 
 # %% gap="3.1"
@@ -151,6 +153,10 @@ def posterior(y, Z, X, omega, sigma2_beta, sigma2_e):
     ### WRONG the prior's precision is left out
     S = inv(X.T @ X / sigma2_e + 1e-6 * np.eye(X.shape[1]))
     mu = S @ X.T @ (y - Z @ omega) / sigma2_e
+    ### WRONG the correlations of the β_j are left out of S
+    S = np.diag(1 / ((X**2).sum(axis=0) / sigma2_e + 1 / sigma2_beta))
+    A = X.T @ X / sigma2_e + np.eye(X.shape[1]) / sigma2_beta
+    mu = np.linalg.solve(A, X.T @ (y - Z @ omega)) / sigma2_e
     ### WRONG the mean is not divided by σ²_e
     S = inv(X.T @ X / sigma2_e + np.eye(X.shape[1]) / sigma2_beta)
     mu = S @ X.T @ (y - Z @ omega)
@@ -159,18 +165,20 @@ def posterior(y, Z, X, omega, sigma2_beta, sigma2_e):
 
 
 # %% [markdown]
-# The check knows no formula: at the mean of a normal density the gradient of its logarithm vanishes, and its covariance is
-# minus the inverse of the matrix of second derivatives. Both are taken by finite differences of `log_joint`.
+# The check knows no formula: at the mean of a normal density the gradient of its logarithm vanishes, and at $\mu+Sw$ it is
+# $-w$. Both gradients are finite differences of `log_joint`.
 
 # %% check="3.1"
 mu, S = posterior(y, Z, X, omega, 0.4, 0.6)
 f = lambda beta: log_joint(y, Z, X, beta, omega, 0.4, 0.6)
 E = 1e-3 * np.eye(p)
-slope = np.array([(f(mu + e) - f(mu - e)) / 2e-3 for e in E])
-assert np.abs(slope).max() < 1e-5, "gap 3.1: log p(y, β) still has a slope at your μ. Set its derivative in β to zero."
-bend = np.array([(f(mu + e) - 2 * f(mu) + f(mu - e)) / 1e-6 for e in E])
-assert np.allclose(np.diag(inv(S)), -bend, rtol=1e-4), (
-    "gap 3.1: S⁻¹ must be minus the second derivative of log p(y, β)."
+slopes = lambda beta: np.array([(f(beta + e) - f(beta - e)) / 2e-3 for e in E])
+assert np.abs(slopes(mu)).max() < 1e-5, (
+    "gap 3.1: log p(y, β) still has a slope at your μ. Set its derivative in β to zero."
+)
+w = np.random.default_rng(0).normal(size=p)  # the slope at μ + δ is −S⁻¹δ; with δ = S w it must be −w
+assert np.allclose(slopes(mu + S @ w), -w, atol=1e-5), (
+    "gap 3.1: S⁻¹ must be minus the matrix of second derivatives of log p(y, β), off its diagonal too."
 )
 print("gap 3.1 ✓")
 
@@ -182,7 +190,7 @@ print("gap 3.1 ✓")
 # $$\omega\leftarrow(Z^\top Z)^{-1}Z^\top(y-X\mu)$$
 #
 # - Known β would give the mean of β²; unknown β adds its variance: E β² = μ² + S
-# - Plugging in μ alone (no traces) shrinks σ²_{β} towards 0
+# - Plugging in μ alone (no traces) underestimates σ²_{β}; with p > n it can end at 0
 # - ω first, then the variances with the new ω: a joint maximum
 #
 # ---
@@ -191,7 +199,8 @@ print("gap 3.1 ✓")
 #
 # Ask: Which of the two traces is larger when p is much larger than n, relative to its squared term?
 #
-# Answer: tr S: data of n rows say little about p coefficients, so most of each β_j's variance remains.
+# Answer: tr S, unless the features explain nearly all of y: n rows say little about p coefficients, so most of each
+# β_j's variance remains.
 #
 # Minutes: 3
 
@@ -209,7 +218,8 @@ print("gap 3.1 ✓")
 # -\tfrac p2\log 2\pi\sigma^2_\beta-\frac{\mu^\top\mu+\operatorname{tr}S}{2\sigma^2_\beta}.$$
 #
 # ω enters through the squared norm only, whatever σ²_e is: it is the least-squares fit of $y-X\mu$ on $Z$. Given it,
-# $\partial\mathcal Q/\partial\sigma^2_e=-\frac n{2\sigma^2_e}+\frac{\lVert\cdot\rVert^2+\operatorname{tr}}{2\sigma^4_e}=0$, and likewise for σ²_β:
+# $\partial\mathcal Q/\partial\sigma^2_e=-\frac n{2\sigma^2_e}+\frac{\lVert\cdot\rVert^2+\operatorname{tr}}{2\sigma^4_e}=0$ (positive below the root, negative
+# above: a maximum), and likewise for σ²_β:
 #
 # $$\omega\leftarrow⟦3.2: (Z^\top Z)^{-1}Z^\top(y-X\mu)⟧,\quad
 # \sigma^2_\beta\leftarrow⟦3.2: \frac{\mu^\top\mu+\operatorname{tr}S}{p}⟧,\quad
@@ -295,7 +305,7 @@ plt.show()
 # ## 6. n < p: Woodbury's identity, n × n instead of p × p
 #
 # $S$ has $p^2$ entries and its inverse costs O(p³) at every iteration. But $X^\top X$ has rank at most $n$. With
-# $\gamma=\sigma^2_\beta/\sigma^2_e$ claim (Woodbury):
+# $\gamma=\sigma^2_\beta/\sigma^2_e$ Woodbury's identity reads
 #
 # $$S=\sigma^2_\beta\left[I_p-\gamma X^\top(I_n+\gamma K)^{-1}X\right].$$
 #
@@ -304,11 +314,11 @@ plt.show()
 # $$(I+\gamma X^\top X)(I-\gamma X^\top CX)=I+\gamma X^\top X-\gamma X^\top\left[C+\gamma KC\right]X
 # =I+\gamma X^\top X-\gamma X^\top\left[(I+\gamma K)C\right]X=I .\;\square$$
 #
-# *The mean.* From $(I_p+\gamma X^\top X)X^\top=X^\top(I_n+\gamma K)$ follows $(I_p+\gamma X^\top X)^{-1}X^\top=X^\top C$ (push-through), so
-# $\mu=\frac1{\sigma^2_e}SX^\top r=\gamma X^\top C\,r$: ridge regression by an $n\times n$ system.
+# *The mean.* From $(I_p+\gamma X^\top X)X^\top=X^\top(I_n+\gamma K)$ follows $(I_p+\gamma X^\top X)^{-1}X^\top=X^\top C$ (push-through).
+# Insert this in $\mu=\frac1{\sigma^2_e}SX^\top r$: ridge regression by an $n\times n$ system.
 #
-# *The traces.* $\operatorname{tr}(X^\top CX)=\operatorname{tr}(CK)$ by cyclicity, and with the push-through once more
-# $XSX^\top=\sigma^2_\beta X(I_p+\gamma X^\top X)^{-1}X^\top=\sigma^2_\beta KC$. Since $\gamma KC=I-C$ (from $(I+\gamma K)C=I$):
+# *The traces.* $\operatorname{tr}(X^\top CX)=\operatorname{tr}(CK)$ by cyclicity;
+# $XSX^\top=\sigma^2_\beta X(I_p+\gamma X^\top X)^{-1}X^\top$ takes the push-through once more:
 #
 # $$\mu=⟦3.3: \gamma X^\top C\,(y-Z\omega)⟧,\qquad \operatorname{tr}S=⟦3.3: \sigma^2_\beta\left[p-\gamma\operatorname{tr}(CK)\right]⟧,\qquad
 # \operatorname{tr}(XSX^\top)=⟦3.3: \sigma^2_\beta\operatorname{tr}(KC)⟧ .$$
@@ -364,7 +374,7 @@ print("gap 3.3 ✓")
 #
 # - Proof: multiply S by its inverse; what is left over cancels
 # - The mean by pushing X through: (I + γX^{T}X)^{-1}X^{T} = X^{T}(I + γK)^{-1}
-# - An iteration costs O(n³) now, still too much for thousands of them
+# - An iteration costs O(np + n³) with K kept: too much for thousands of them
 #
 # ---
 # Say: X has n rows, so the data can move β in n directions only. Everything about the posterior can be said with an
@@ -381,13 +391,14 @@ print("gap 3.3 ✓")
 #
 # $K$ does not change from iteration to iteration, only γ does. Decompose it **once**: $K=UDU^\top$, $U$ orthogonal, $D$ diagonal with
 # $d_i\ge0$. Then $C=(I+\gamma K)^{-1}=U\operatorname{diag}(1/v_i)\,U^\top$ with $v_i=1+\gamma d_i$: inverting costs $n$ divisions. Rotate the data once
-# as well; from here on $y$ and $Z$ stand for $U^\top y$ and $U^\top Z$, with rows $y_i$, $z_i$, and $r=y-Z\omega$ for the rotated residual.
+# as well; from here on $y$ and $Z$ stand for $U^\top y$ and $U^\top Z$, with rows $y_i$, $z_i$; $r_0$ is the residual $y-Z\omega$ before, $r=U^\top r_0$ the one after rotation.
 # An orthogonal matrix changes no inner product, so regressions and norms may be computed on rotated rows. One by one:
 #
-# * $U^\top X\mu=\gamma\,U^\top K C\,r_{\text{old}}=\gamma D\operatorname{diag}(1/v)\,r$, entry $i$: $\frac{\gamma d_i}{v_i}r_i$.
-# * $\mu^\top\mu=\gamma^2r_{\text{old}}^\top CKC\,r_{\text{old}}=\sum_i\frac{\gamma^2d_i}{v_i^2}r_i^2$.
-# * $\operatorname{tr}S=\sigma^2_\beta\big(p-\sum_i\frac{\gamma d_i}{v_i}\big)$ and $\operatorname{tr}(XSX^\top)=\sigma^2_\beta\sum_i\frac{d_i}{v_i}=\sigma^2_e\sum_i\frac{\gamma d_i}{v_i}$.
-# * $\log\left|V\right|=n\log\sigma^2_e+\sum_i\log v_i$ and $r_{\text{old}}^\top V^{-1}r_{\text{old}}=\frac1{\sigma^2_e}\sum_i\frac{r_i^2}{v_i}$.
+# * $U^\top X\mu=\gamma\,U^\top K C\,r_0=\gamma D\operatorname{diag}(1/v)\,r$ and $\mu^\top\mu=\gamma^2r_0^\top CKC\,r_0$:
+#   $C$ and $K$ are diagonal in the same basis.
+# * $\operatorname{tr}S=\sigma^2_\beta\big(p-\sum_i\frac{\gamma d_i}{v_i}\big)$, and
+#   $\operatorname{tr}(XSX^\top)=\sigma^2_\beta\operatorname{tr}(KC)$; write it with $f$ below.
+# * $\log\left|V\right|=n\log\sigma^2_e+\sum_i\log v_i$ and $r_0^\top V^{-1}r_0=\frac1{\sigma^2_e}\sum_i\frac{r_i^2}{v_i}$.
 #
 # With $f=\sum_i\frac{\gamma d_i}{v_i}$ ("how many of the $p$ effects the data determine") an iteration is
 #
@@ -463,7 +474,7 @@ print("gap 3.4 ✓")
 #
 # When $n\ge p$ decompose the smaller $X^\top X=W\Lambda W^\top$ ($p\times p$) instead. Where $\lambda_j>0$, $u_j=Xw_j/\sqrt{\lambda_j}$ is a unit vector
 # ($u_j^\top u_k=w_j^\top X^\top Xw_k/\sqrt{\lambda_j\lambda_k}$ is 1 for $j=k$, else 0) and $Ku_j=X(X^\top X)w_j/\sqrt{\lambda_j}=\lambda_ju_j$. So $K$
-# has the same positive eigenvalues, with eigenvectors $U_1=XW\Lambda^{-1/2}$; its other eigenvalues are 0.
+# has the same positive eigenvalues, with eigenvectors $U_1=XW\Lambda^{-1/2}$, columns with $\lambda_j=0$ left out; its other eigenvalues are 0.
 #
 # Complete $U_1$ to an orthogonal $U=[U_1,U_0]$. On the rows $U_0^\top y$, $U_0^\top Z$ we have $d_i=0$, $v_i=1$: all sums of section 7
 # treat these rows alike, so only **inner products** of $U_0^\top[y,Z]$ matter. $U_0U_0^\top[y,Z]=[y,Z]-U_1U_1^\top[y,Z]$ has the same
@@ -473,8 +484,9 @@ print("gap 3.4 ✓")
 
 # %%
 def rotate_tall(y, Z, X):
-    """Eigenvalues of K and rotated y, Z for n ≥ p, from XᵀX: p + c + 1 rows with all inner products of the n."""
+    """Eigenvalues of K and rotated y, Z for n ≥ p, from XᵀX: rank + c + 1 rows with all inner products of the n."""
     lam, W = np.linalg.eigh(X.T @ X)
+    lam, W = lam[lam > 1e-12 * lam[-1]], W[:, lam > 1e-12 * lam[-1]]
     U1 = X @ W / np.sqrt(lam)
     data = np.column_stack([y, Z])
     rest = data - U1 @ (U1.T @ data)
@@ -488,7 +500,7 @@ assert y_rot.size == 15 + 3 + 1
 assert np.allclose(y_rot @ y_rot, yt @ yt) and np.allclose(Z_rot.T @ y_rot, Zt.T @ yt)
 
 # %% [markdown]
-# The rows left out are zeros with $v_i=1$: to the log-likelihood they add nothing but $(n-m)\log\sigma^2_e$, with $m$ the rows kept, and
+# The rows left out are zeros with $v_i=1$: to $\log\left|V\right|$ they add $(n-m)\log\sigma^2_e$, with $m$ the rows kept, to the quadratic form nothing;
 # `marginal_loglik` adds exactly that. One EM iteration on 19 rows against the dense one on 200 (the denominator $n$ stays 200):
 
 # %%
@@ -505,15 +517,21 @@ print("n ≥ p: 19 rows give the iteration and the likelihood of all 200")
 # %% [markdown]
 # ## 9. From the formulas to every line of the kernel
 #
-# Two preparations make the loop shorter (`fastlmm_vi.wide.design.Design`). The covariates are orthonormalised, $Z=QR$ with
-# $Q^\top Q=I$: then least squares is $a=Q^\top t$, and $\omega=R^{-1}a$ at the end. And the least-squares fit of $y$ is taken out once,
-# $y\leftarrow y-QQ^\top y$, which moves $a$ by a constant: the start is $a=0$. With $F=\sum_ir_i^2/v_i$ the log-likelihood is
+# Two preparations make the loop shorter (`fastlmm_vi.wide.design.Design`). The covariates are orthonormalised, $Z=QR$
+# with $Q^\top Q=I$, and the least-squares fit $QQ^\top y=Z\omega_{\text{ls}}$ is taken out of $y$ once. With
+# $a=R(\omega-\omega_{\text{ls}})$,
+#
+# $$y-Z\omega=(y-QQ^\top y)+QR\,\omega_{\text{ls}}-QR\,\omega=(y-QQ^\top y)-Qa :$$
+#
+# the same residual for every ω, hence the same E-step and variances. From here on $y$ stands for $y-QQ^\top y$. The
+# least-squares step is $a=Q^\top t$, the start (least-squares ω) is $a=0$, and at the end
+# $\omega=\omega_{\text{ls}}+R^{-1}a$ (`Design.omega`). With $F=\sum_ir_i^2/v_i$ the log-likelihood is
 #
 # $$\ell=-\tfrac12\left[n(\log2\pi+\log\sigma^2_e)+\frac F{\sigma^2_e}+\sum_i\log(1+\gamma d_i)\right].$$
 #
 # | kernel | formula |
 # |---|---|
-# | `logdet`, `fill` (loop over `h`) | $\sum_i\log(1+\gamma d_i)$ and $f=\sum_i\gamma d_i/v_i$; `h` holds the eigenvalues of $X^\top X$ |
+# | `logdet`, `fill` (loop over `h`) | $\sum_i\log(1+\gamma d_i)$ and $f=\sum_i\gamma d_i/v_i$; `h` holds the eigenvalues of $X^\top X$, and the zeros by which the two lists differ add nothing |
 # | `F`, `mean_sq`, `t[i]` (loop over rows) | $\sum r_i^2/v_i$, $\mu^\top\mu$, the rotated $y-X\mu$ |
 # | `path[count, 0]` | $\ell$ above, at the current θ: evaluated before the step, at no extra pass |
 # | `omega[j] += Q[i, j] * t[i]` | $a=Q^\top t$ |
@@ -531,7 +549,7 @@ print(inspect.getsource(spectral.em.py_func).partition('"""')[2].partition('"""'
 # %% [markdown]
 # ## 10. The same through the library
 #
-# `WideLMM("em")` takes the whole road: checks, $Z=QR$, spectrum, rotation, loop. Its iterates are ours:
+# `WideLMM("em")` takes the whole road: checks, $Z=QR$, spectrum, rotation, loop. Its iterates equal those of section 5:
 
 # %%
 model = fl.WideLMM("em", fit_intercept=False).fit(X, y, Z)
@@ -568,7 +586,7 @@ for name, seconds in [("dense", dense_seconds), ("rotated, NumPy", numpy_seconds
 
 # %% [markdown]
 # And where the dense iteration goes: its cost grows with $p^3$, the rotated one's does not contain $p$. The picture counts
-# multiplications, so it is the same on every machine: dense, $p^3+n^2p$; after Woodbury, $n^2p+n^3$; rotated, $n(c+8)$.
+# the leading multiplications, so it is the same on every machine: dense, $p^3+n^2p$; after Woodbury, $n^2p+n^3$; rotated, $n(2c+12)$.
 
 # %% figure="em_cost"
 sizes = np.geomspace(100, 100_000, 13)
@@ -576,7 +594,7 @@ rows_n, covariates_c = 1000, 30
 figure, ax = plt.subplots()
 ax.loglog(sizes, sizes**3 + rows_n**2 * sizes, label="dense: S is p × p")
 ax.loglog(sizes, rows_n**2 * sizes + rows_n**3, label="Woodbury: n × n", ls="--")
-ax.loglog(sizes, np.full_like(sizes, rows_n * (covariates_c + 8)), label="rotated: sums over n", ls="-.")
+ax.loglog(sizes, np.full_like(sizes, rows_n * (2 * covariates_c + 12)), label="rotated: sums over n", ls="-.")
 ax.set(xlabel="features p (n = 1000, c = 30)", ylabel="multiplications an iteration")
 ax.legend(frameon=False)
 plt.show()
@@ -588,12 +606,12 @@ plt.show()
 #
 # - Dense: p³ an iteration
 # - Woodbury: n²p + n³
-# - Rotated: n(c + 8), p is gone
+# - Rotated: n(2c + 12), p is gone
 # - Price: one decomposition
 #
 # ---
 # Say: These are counted multiplications, not seconds, so they hold on every machine. With ten thousand features the dense
-# iteration is ten million times more work than the rotated one. The decomposition is paid once.
+# iteration is more than ten million times the work of the rotated one. The decomposition is paid once.
 #
 # Ask: When would you not rotate?
 #
@@ -613,7 +631,7 @@ plt.show()
 # ## Exercises
 #
 # **3.E1** The variances of all effects without a p × p matrix. Show from Woodbury's identity and $K=UDU^\top$ that
-# $S_{jj}=\sigma^2_\beta\big[1-\sum_i\frac{\gamma}{v_i}(u_i^\top x_j)^2\big]$ and write it for all $j$ at once (`Spectrum.variances`).
+# $S_{jj}=\sigma^2_\beta\big[1-\sum_i\frac{\gamma}{v_i}(u_i^\top x_j)^2\big]$ and write it for all $j$ at once (`Spectrum.variances`, without the factor σ²_β).
 
 
 # %% gap="3.E1"

@@ -53,8 +53,10 @@ print(f"n = {n}, p = {p}, c = {c}")
 # is known to machine precision.
 
 # %%
-em = fl.WideLMM("em", fit_intercept=False).fit(data.X, data.y, covariates, spectrum=spectrum)
+em = fl.WideLMM("em", fit_intercept=False, max_iter=200_000).fit(data.X, data.y, covariates, spectrum=spectrum)
 newton = fl.WideLMM("newton", fit_intercept=False).fit(data.X, data.y, covariates, spectrum=spectrum)
+assert em.converged_, "EM did not arrive: raise max_iter"
+assert newton.sigma2_beta_ > 0, "the maximum is at σ²_β = 0: there is no ridge, and sections 4 to 7 do not apply"
 
 # %% data=true
 for name in ("sigma2_beta", "sigma2_e", "pve"):
@@ -124,6 +126,8 @@ def toy(n=40, p=80, c=3, seed=5):
 rows = rotate(data.y, data.Z, spectrum)
 y_toy, Z_toy, X_toy = toy()
 small = rotate(y_toy, Z_toy, fl.Spectrum.of(X_toy))
+y_tall, Z_tall, X_tall = toy(n=60, p=8)
+tall = rotate(y_tall, Z_tall, fl.Spectrum.of(X_tall))  # n ≥ p: p + c + 1 = 12 rows stand for n = 60
 
 
 # %% gap="4.1"
@@ -135,17 +139,20 @@ def pve(sigma2_beta, sigma2_e, d, Q, n):
     t = d.sum() / n
     ### WRONG divided by n instead of n - c
     t = (d.sum() - d @ (Q**2).sum(axis=1)) / n
+    ### WRONG stored rows are counted for observations
+    t = (d.sum() - d @ (Q**2).sum(axis=1)) / (len(d) - Q.shape[1])
     ### END
     return sigma2_beta * t / (sigma2_beta * t + sigma2_e)
 
 
 # %% check="4.1"
-M = np.eye(len(y_toy)) - Z_toy @ np.linalg.pinv(Z_toy)
-unit = np.trace(M @ X_toy @ X_toy.T) / np.trace(M)
-value = pve(0.4, 0.6, small.d, small.Q, small.n)
-assert abs(value / (1 - value) - 0.4 * unit / 0.6) < 1e-9, (
-    "gap 4.1: PVE/(1 − PVE) must be σ²_β tr(MK)/(n − c) over σ²_e. Remove the covariates from K and from the count n."
-)
+for Z_i, X_i, stored in ((Z_toy, X_toy, small), (Z_tall, X_tall, tall)):
+    M = np.eye(len(Z_i)) - Z_i @ np.linalg.pinv(Z_i)
+    unit = np.trace(M @ X_i @ X_i.T) / np.trace(M)
+    value = pve(0.4, 0.6, stored.d, stored.Q, stored.n)
+    assert abs(value / (1 - value) - 0.4 * unit / 0.6) < 1e-9, (
+        "gap 4.1: PVE/(1 − PVE) must be σ²_β tr(MK)/(n − c) over σ²_e. Remove the covariates from K and from the count n."
+    )
 value = pve(em.sigma2_beta_, em.sigma2_e_, rows.d, rows.Q, rows.n)
 assert abs(value - em.pve_) < 1e-8, "gap 4.1: on the data the library's PVE is another."
 print("gap 4.1 ✓")
@@ -186,12 +193,12 @@ print("gap 4.1 ✓")
 #
 # ---
 # Say: These are the fixed effects of all covariates, with intervals from the observed information. The random effects
-# widen them: noise in y is not σ²_e alone but V.
+# enter them: the noise in y is V, not σ²_e I.
 #
 # Ask: What would ordinary least squares of y on Z report instead?
 #
-# Answer: Nearly the same estimates, as Z and X are hardly related here; its errors would treat Xβ + e as independent
-# noise.
+# Answer: It is unbiased too; generalised least squares weights the directions of K by 1/v_i, so the two differ the more,
+# the more unequal the eigenvalues are. Its errors treat Xβ + e as independent noise.
 #
 # Minutes: 2
 
@@ -233,8 +240,8 @@ for t in checkpoints:
 #
 # ![Log-likelihood of EM against iteration on a logarithmic axis, with the maximum as a dotted line](figure:trace)
 #
-# - It never falls, and it flattens early
-# - The axis is logarithmic
+# - It never falls; its steep start lies below the picture
+# - The axis is logarithmic: the flat end is most of the run
 # - Dotted: the maximum, from Newton
 #
 # ---
@@ -260,7 +267,7 @@ for t in checkpoints:
 # $$\frac1p\sum_jS_{jj}=\sigma^2_\beta(1-\kappa),\qquad \kappa=\frac1p\sum_i\frac{\gamma d_i}{1+\gamma d_i}<\frac np ,$$
 #
 # because each of the at most n positive terms is below 1. With p much larger than n the share is small **whatever the
-# data say**: n numbers cannot determine p coefficients. The means are as small as this makes them. At EM's fixed
+# data say**: n numbers cannot determine p coefficients. This fixes the size of the means. At EM's fixed
 # point $\sigma^2_\beta=(\mu^\top\mu+\operatorname{tr}S)/p$; inserting $\operatorname{tr}S$ leaves
 #
 # $$\frac{\mu^\top\mu}{p}=\kappa\,\sigma^2_\beta .$$
@@ -295,8 +302,9 @@ for j in top:
 #
 # **Prediction** separates the two. Below, a fifth of the rows is left out of a fit and then predicted. In the rows of
 # the fit the predictions follow y (shrunken: y varies more than its prediction), because μ was fitted to these y. In
-# the rows left out the cloud has hardly a slope: a new row $x$ needs β in its own direction, of which the other rows
-# say little. PVE is what the features *could* explain were β known; how well μ predicts is another question.
+# the rows left out the points scatter widely: a new row $x$ needs β in its own direction, and the fewer directions it
+# shares with the other rows, the less they say about it. Were the parameters known, y would have slope 1 on the
+# prediction there; what is small when p ≫ n and the features are hardly correlated is the *correlation*. PVE is what the features *could* explain were β known; how well μ predicts is another question.
 
 # %%
 kept = np.arange(n) % 5 > 0
@@ -329,7 +337,7 @@ plt.show()
 # ![Histogram of posterior means of β; y against predictions in the fit and left out](wide:posterior)
 #
 # - n rows resolve less than n/p of σ²_{β}; the most extreme mean/sd is «effects.em.0.z:.2f»
-# - Left-out rows are hardly predicted
+# - Left-out rows are the fair test of prediction
 #
 # ---
 # Say: Rows of the data are fewer than coefficients, so most of each coefficient's prior variance remains. The means
@@ -538,7 +546,7 @@ def complete(theta, n, p):
 
 
 def em_step(theta, d, y, Q, n, p):
-    """One EM iteration in rotated rows (lesson 03, section 6)."""
+    """One EM iteration in rotated rows (lesson 03, section 7)."""
     a, sigma2_beta, sigma2_e = theta[:-2], theta[-2], theta[-1]
     gamma = sigma2_beta / sigma2_e
     shrink = gamma * d / (1 + gamma * d)
@@ -689,10 +697,10 @@ plt.show()
 # Say: The usual rule, stop when the log-likelihood gains little, stops far from the optimum. Near the optimum every
 # EM step removes the fraction 1 − λ of the error, and λ is the largest fraction of information that is missing.
 #
-# Ask: Why is so much information missing here?
+# Ask: Why is so much information about σ²_β missing here?
 #
-# Answer: Complete data would be all p coefficients. The n observations say little about them, so nearly all is
-# missing.
+# Answer: Known β would give σ²_β with standard error σ²_β √(2/p). The n observations give it with a far larger one; the
+# squared ratio of the two is about 1 − λ.
 #
 # Minutes: 4
 
@@ -737,6 +745,10 @@ def profile_loglik(gamma, d, y, Q, n):
     a = np.linalg.solve((Q.T / v) @ Q, Q.T @ (y / v))
     F = ((y - Q @ a) ** 2 / v).sum()
     value = -0.5 * (n * np.log(2 * np.pi * F / n) + np.log(v).sum())
+    ### WRONG stored rows are counted for observations
+    a = np.linalg.solve((Q.T / v) @ Q, Q.T @ (y / v))
+    F = ((y - Q @ a) ** 2 / v).sum()
+    value = -0.5 * (len(y) * (np.log(2 * np.pi * F / len(y)) + 1) + np.log(v).sum())
     ### WRONG the residuals are not weighted
     a = np.linalg.solve((Q.T / v) @ Q, Q.T @ (y / v))
     F = ((y - Q @ a) ** 2).sum()
@@ -751,19 +763,19 @@ def profile_loglik(gamma, d, y, Q, n):
 
 # %% check="4.3"
 rng = np.random.default_rng(0)
-for g in (0.05, 0.7, 6.0):
-    value, F, a = profile_loglik(g, *small)
-    s = F / small.n
-    attained = spectral.marginal_loglik(g * s, s, a, *small)
+for g, stored in ((g, stored) for g in (0.05, 0.7, 6.0) for stored in (small, tall)):
+    value, F, a = profile_loglik(g, *stored)
+    s = F / stored.n
+    attained = spectral.marginal_loglik(g * s, s, a, *stored)
     assert abs(value - attained) < 1e-8, (
         f"gap 4.3: at your a and F/n the log-likelihood is {attained:.4f}, not your value."
     )
     for _ in range(40):
         other, scale = a + 1e-3 * rng.normal(size=a.size), np.exp(1e-3 * rng.normal())
-        assert spectral.marginal_loglik(g * s * scale, s * scale, a, *small) <= value, (
+        assert spectral.marginal_loglik(g * s * scale, s * scale, a, *stored) <= value, (
             "gap 4.3: σ²_e = F/n is not the best."
         )
-        assert spectral.marginal_loglik(g * s, s, other, *small) <= value, (
+        assert spectral.marginal_loglik(g * s, s, other, *stored) <= value, (
             "gap 4.3: another a is better: weight by 1/v_i."
         )
 print("gap 4.3 ✓")
@@ -782,8 +794,7 @@ print("gap 4.3 ✓")
 # $$-\sum_i\frac{q_iq_i^\top}{v_i}\hat a'-\sum_i\frac{q_ir_id_i}{v_i^2}=0\quad\Longrightarrow\quad
 # \hat a'=-A^{-1}b,\qquad b=\sum_i\frac{q_ir_id_i}{v_i^2},\qquad r_i'=q_i^\top A^{-1}b .$$
 #
-# Differentiating $F'$: the factor $1/v_i^2$ gives $+2\sum r_i^2d_i^2/v_i^3$, the factor $r_i^2$ gives
-# $-2\sum r_ir_i'd_i/v_i^2=-2\,b^\top A^{-1}b$. Together
+# In $F'$ both factors $1/v_i^2$ and $r_i^2$ move; insert $r_i'$ and collect $b$:
 #
 # $$F''=⟦4.4: 2\sum_i\frac{r_i^2d_i^2}{v_i^3}-2\,b^\top A^{-1}b⟧ .$$
 #
@@ -863,6 +874,35 @@ for problem in (small, rows):
 # | `value`, `slope`, `curvature` | $\ell$, $\ell'$, $\ell''$ with `free` = n (REML: n − c) |
 # | `F / free` | $\hat\sigma^2_e$ |
 #
+# **The building blocks.** `weighted_gram(w, Q)` adds $w_iQ_{ij}Q_{ik}$ over the rows for $k\le j$: the lower triangle
+# of $Q^\top\operatorname{diag}(w)Q$. `cholesky`: entry $(j,k)$, $k\le j$, of $A=LL^\top$ is
+# $A_{jk}=\sum_{l<k}L_{jl}L_{kl}+L_{jk}L_{kk}$. Row by row all but the last factor are known, hence
+#
+# $$L_{jk}=\frac{A_{jk}-\sum_{l<k}L_{jl}L_{kl}}{L_{kk}}\;(k<j),\qquad
+# L_{jj}=\sqrt{A_{jj}-\sum_{l<j}L_{jl}^2},\qquad \log|A|=2\sum_j\log L_{jj},$$
+#
+# the last because $|A|=|L|^2$. `solve_lower`: row $j$ of $Lx=b$ is $\sum_{k<j}L_{jk}x_k+L_{jj}x_j=b_j$; from the top,
+# $x_j=(b_j-\sum_{k<j}L_{jk}x_k)/L_{jj}$. `solve_upper` does it for $L^\top x=b$ from the bottom, with $L_{kj}$, $k>j$.
+# `whiten(L, B)`: B is symmetric, so its rows are its columns. Solving every row in place leaves $(L^{-1}B)^\top=BL^{-\top}$;
+# solving every column of that leaves $L^{-1}BL^{-\top}$.
+
+# %%
+w = 1 / (1 + 0.7 * small.d)
+A = (small.Q.T * w) @ small.Q
+L = spectral.weighted_gram(w, small.Q)
+assert np.allclose(L, np.tril(A))
+assert np.isclose(spectral.cholesky(L), np.linalg.slogdet(A)[1])
+assert np.allclose(L @ L.T, A)
+b = np.arange(1.0, len(A) + 1)
+solved = b.copy()
+spectral.solve_lower(L, solved)
+assert np.allclose(L @ solved, b)
+spectral.solve_upper(L, solved)
+assert np.allclose(A @ solved, b)
+B = spectral.weighted_gram(w * small.d * w, small.Q)
+assert np.allclose(L @ spectral.whiten(L, B) @ L.T, B + np.tril(B, -1).T)
+
+# %% [markdown]
 # **`scan`: why a grid first.** ℓ(γ) need not have one maximum, and the best point may be the boundary γ = 0. There
 # $v_i=1$, $\hat a=0$ (least squares was taken out), and
 #
@@ -871,7 +911,8 @@ for problem in (small, rows):
 # Negative: γ = 0 is a local maximum. Positive: it is not. `fastlmm_vi.wide.profile.maximise` evaluates value and
 # slope on a grid of log γ (`spectral.scan`). Each pair of neighbours with slopes + and − brackets a maximum. Every
 # bracket is polished, the best result is compared with γ = 0. A grid proves nothing between its points, but each term
-# of ℓ′ changes slowly on the scale of log γ, and the grid is finer than that.
+# of ℓ′ changes over about two units of log γ, and the step is small against that where any $\gamma d_i$ is near 1; beyond,
+# where ℓ is nearly linear in log γ or flat, it is larger.
 #
 # **`climb`: safeguarded Newton.** In a bracket (lo, hi) Newton's step is $\gamma\leftarrow\gamma-\ell'/\ell''$: it
 # maximises the parabola with the same value and derivatives. Taylor's theorem at γ,
@@ -880,7 +921,7 @@ for problem in (small, rows):
 #
 # $$\gamma_{\mathrm{new}}-\gamma^*=\frac{\ell'''(\xi)}{2\,\ell''(\gamma)}\,(\gamma-\gamma^*)^2 :$$
 #
-# the error is squared at every step, while EM multiplies it by λ. Two safeguards: the sign of ℓ′ moves one end of the
+# the error is squared, up to a factor, at every step, while EM multiplies it by λ. Two safeguards: the sign of ℓ′ moves one end of the
 # bracket to γ each time, and where ℓ″ ≥ 0 or the step leaves the bracket, the geometric mean of its ends (half of hi,
 # when lo is 0) is taken instead. The loop ends after a step of relative size 1e-8: the next error is of the size of
 # rounding.
@@ -954,8 +995,8 @@ for t in range(newton.n_iter_ + 1):
     print(f"{t:3d}   log-likelihood {row.loglik:.2f}   sigma2_beta {row.sigma2_beta:.6f}   sigma2_e {row.sigma2_e:.6f}")
 
 # %% [markdown]
-# Newton needs «fits.newton.n_iter» steps, EM «fits.em.n_iter» iterations. The scan before Newton costs some hundred
-# evaluations more, each of the price of one EM iteration times c.
+# Newton needs «fits.newton.n_iter» steps, EM «fits.em.n_iter» iterations. The scan before Newton evaluates the
+# profile once per point of its grid, each time at about the price of c EM iterations.
 #
 # **The stopping rule of the library's EM** uses the profile as the judge. Near a maximum the Newton step
 # $-\ell'/\ell''$ *is* the distance to it, up to its square (the display above). `spectral.em` therefore computes
@@ -1020,13 +1061,7 @@ assert abs(abs(slope / curvature) / gamma_end - true_distance) < 0.01 * true_dis
 # $$(\log|A|)'=⟦4.E2: -\operatorname{tr}(A^{-1}A_1)⟧,\qquad
 # (\log|A|)''=2\operatorname{tr}(A^{-1}A_2)-\operatorname{tr}(A^{-1}A_1A^{-1}A_1).$$
 #
-# The kernel computes them without an inverse. `whiten(A, B)` is $L^{-1}BL^{-\top}$ with $A=LL^\top$. With `B1`
-# $=L^{-1}A_1L^{-\top}$ and `B2` $=L^{-1}A_2L^{-\top}$, cyclic traces turn the two lines into
-#
-# $$\operatorname{tr}(A^{-1}A_1)=\sum_jB_{1,jj},\qquad
-# 2\operatorname{tr}(A^{-1}A_2)-\operatorname{tr}(A^{-1}A_1A^{-1}A_1)=2\sum_jB_{2,jj}-\sum_{j,k}B_{1,jk}^2 :$$
-#
-# `logdet1 -= B1[j, j]`, `logdet2 += 2 * B2[j, j]` and `logdet2 -= B1[j, k] * B1[j, k]`. The cell checks the kernel's
+# The cell checks the kernel's
 # value against a dense restricted likelihood and its derivatives by finite differences.
 
 # %%
@@ -1089,7 +1124,8 @@ for name, model in (("ML", newton), ("REML", reml), ("ML, intercept", with_inter
 # | PVE | «fits_intercept.newton.pve:.4f» | «fits_intercept.reml.pve:.4f» |
 # | log-likelihood | «fits_intercept.newton.loglik:.2f» | «fits_intercept.reml.loglik:.2f» |
 #
-# REML raises σ²_e, mostly by the factor n/(n − c): it allows for the c degrees of freedom that ω used up. Its
+# At a given γ REML multiplies both variances by n/(n − c): it allows for the c degrees of freedom that ω used up. The
+# term −½ log|A| moves γ as well, so the increase need not be shared in proportion: compare the two columns. Its
 # marginal log-likelihood is below ML's, which is the largest by definition. The restricted criteria of models with
 # and without the intercept are likelihoods of different contrasts, and their difference means nothing; the marginal
 # log-likelihoods of the two ML fits may be compared.
@@ -1207,3 +1243,12 @@ for g in (0.05, 0.7, 6.0):
     rebuilt = by_ml[1] + 0.5 * small.Q.shape[1] * F1 / F - 0.5 * slope
     assert np.isclose(rebuilt, by_reml[1], rtol=1e-8), "gap 4.E2: the kernel's REML slope is another."
 print("gap 4.E2 ✓")
+
+# %% [markdown]
+# The kernel computes $(\log|A|)'$ and $(\log|A|)''$ without an inverse: `whiten(L, B)` is $L^{-1}BL^{-\top}$. With `B1`
+# $=L^{-1}A_1L^{-\top}$ and `B2` $=L^{-1}A_2L^{-\top}$, cyclic traces turn them into sums,
+#
+# $$\operatorname{tr}(A^{-1}A_1)=\sum_jB_{1,jj},\qquad
+# 2\operatorname{tr}(A^{-1}A_2)-\operatorname{tr}(A^{-1}A_1A^{-1}A_1)=2\sum_jB_{2,jj}-\sum_{j,k}B_{1,jk}^2 :$$
+#
+# `logdet1 -= B1[j, j]`, `logdet2 += 2 * B2[j, j]` and `logdet2 -= B1[j, k] * B1[j, k]`. The cell of section 8 checked them.

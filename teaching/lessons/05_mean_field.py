@@ -49,7 +49,7 @@
 # - One factor at a time: coordinate ascent, the ELBO never falls
 #
 # ---
-# Say: We do not assume normal factors, we find them. With the other factors fixed, the ELBO is minus a divergence of
+# Say: Normal factors are not assumed, they come out. With the other factors fixed, the ELBO is minus a divergence of
 # the one factor from an explicit density. So the best factor is that density, and the update is a maximum, not a step
 # uphill.
 #
@@ -74,9 +74,9 @@
 # $\mathbb E_{-j}u_j=y-Z\omega-\sum_{k\ne j}x_km_k$. Hence
 #
 # $$\log q_j(\beta_j)=-\tfrac12 a\,\beta_j^2+b\,\beta_j+\text{const}
-# =-\tfrac12a\left(\beta_j-\tfrac ba\right)^2+\text{const},\qquad
-# a=\frac{x_j^\top x_j}{\sigma^2_e}+\frac1{\sigma^2_\beta},\quad b=\frac{x_j^\top\,\mathbb E_{-j}u_j}{\sigma^2_e}.$$
+# =-\tfrac12a\left(\beta_j-\tfrac ba\right)^2+\text{const},$$
 #
+# where $a$ and $b$ are read off the line above.
 # This is the logarithm of a normal density with variance $1/a$ and mean $b/a$: $q_j=N(m_j,s_j^2)$ with
 #
 # $$s_j^2=⟦5.1: \left(\frac{x_j^\top x_j}{\sigma^2_e}+\frac1{\sigma^2_\beta}\right)^{-1}⟧,\qquad
@@ -95,7 +95,7 @@ import numpy as np
 import scipy.linalg
 import scipy.optimize
 import scipy.stats
-from fastlmm_vi_kernels import sweep
+from fastlmm_vi_kernels import spectral, sweep
 from numpy.linalg import inv, slogdet
 
 import fastlmm_vi as fl
@@ -221,7 +221,7 @@ plt.show()
 #
 # $$m_j\leftarrow\frac{s_j^2}{\sigma^2_e}\,x_j^\top\left(y-Z\omega-\sum_{k\neq j}x_k m_k\right)$$
 #
-# - s²_{j} needs no iteration: it depends on the variances only
+# - s²_{j} has a closed form: the two variances and the length of x_{j}
 # - m_{j} sees what the other **means** leave of y, not their variances
 # - s²_{j} is β_{j}'s variance given the others: at most the exact one
 #
@@ -315,17 +315,10 @@ assert np.isclose(total, fit.elbo_, rtol=1e-12), "gap 5.2: the sum is not the li
 print("gap 5.2 ✓")
 
 # %% [markdown]
-# The whole against dense formulas. The divergence between two normals, $q=N(m,S_q)$ with
-# $S_q=\operatorname{diag}(s_j^2)$ and the posterior $N(\mu,A^{-1})$, follows from
-# $2\log(q/p)=(\beta-\mu)^\top A(\beta-\mu)-(\beta-m)^\top S_q^{-1}(\beta-m)-\log\left|A\right|-\sum_j\log s_j^2$,
-# $\mathbb E_q(\beta-m)^\top S_q^{-1}(\beta-m)=p$ and
-# $\mathbb E_q(\beta-\mu)^\top A(\beta-\mu)=\operatorname{tr}(AS_q)+(m-\mu)^\top A(m-\mu)$:
-#
-# $$\mathrm{KL}=\mathbb E_q\log\frac{q}{p(\beta\mid y)}
-# =\tfrac12\left[\operatorname{tr}(AS_q)-p-\log\left|A\right|-\sum_j\log s_j^2+(m-\mu)^\top A(m-\mu)\right].$$
-#
-# (`fastlmm_vi.wide.mean_field.kl_to_posterior`.) For twenty arbitrary $q$ the ELBO must be $\ell-\mathrm{KL}$, and
-# below $\ell$.
+# The whole against dense densities: the ELBO must be $\ell-\mathrm{KL}(q\,\Vert\,p(\beta\mid y))$. Here
+# $\log q-\log p(\beta\mid y)$ is a quadratic, and the average of a quadratic under $q$ is exactly its average over the
+# $2p$ points $m\pm\sqrt p\,s_je_j$, whose mean is $m$ and whose covariance is $\operatorname{diag}(s_j^2)$. (Lesson 06 gives
+# this KL in closed form.) For twenty arbitrary $q$:
 
 
 # %%
@@ -346,7 +339,10 @@ mu = np.linalg.solve(A, X.T @ (y - Z @ omega) / sigma2_e)
 rng = np.random.default_rng(52)
 for _ in range(20):
     mean, var = rng.normal(size=p), rng.uniform(0.01, 2.0, size=p)
-    kl = 0.5 * (np.diag(A) @ var - p - slogdet(A)[1] - np.log(var).sum() + (mean - mu) @ A @ (mean - mu))
+    steps = np.sqrt(p) * np.diag(np.sqrt(var))
+    points = np.vstack([mean + steps, mean - steps])
+    log_q = scipy.stats.norm.logpdf(points, mean, np.sqrt(var)).sum(axis=1)
+    kl = np.mean(log_q - scipy.stats.multivariate_normal(mu, inv(A)).logpdf(points))
     assert np.isclose(elbo(y, Z, X, *theta, mean, var), loglik(y, Z, X, *theta) - kl, rtol=1e-10)
     assert elbo(y, Z, X, *theta, mean, var) <= loglik(y, Z, X, *theta)
 
@@ -450,13 +446,18 @@ def sweep_numpy(X, sq_norms, gamma, mean, residual):
 
 
 # %% check="5.3"
-mean = np.random.default_rng(53).normal(size=p)
-slow, residual = mean.copy(), y - Z @ omega - X @ mean
+start = np.random.default_rng(53).normal(size=p)
+mean, slow, residual = start.copy(), start.copy(), y - Z @ omega - X @ start
 for j in range(p):
     slow[j] = coordinate(j, y, Z, X, *theta, slow)[0]
 largest = sweep_numpy(X, sq_norms, sigma2_beta / sigma2_e, mean, residual)
-assert np.allclose(residual, y - Z @ omega - X @ mean), "gap 5.3: after the sweep `residual` is not y − Zω − X mean."
+assert np.allclose(residual, y - Z @ omega - X @ mean), (
+    "gap 5.3: after the sweep `residual` is not y − Zω − X mean. Overwrite it in place (`residual -= …`)."
+)
 assert np.allclose(mean, slow), "gap 5.3: the means differ from p updates of gap 5.1, each with its sum afresh."
+sd = np.sqrt([coordinate(j, y, Z, X, *theta, mean)[1] for j in range(p)])
+moves = np.sqrt(sigma2_e) * np.abs(mean - start) / sd
+assert np.isclose(largest, moves.max()), "gap 5.3: `delta` must be the change of m_j; sweep_numpy returns its largest."
 print("gap 5.3 ✓")
 
 # %% [markdown] slide="algorithms"
@@ -513,8 +514,8 @@ print("gap 5.3 ✓")
 # again. A sweep that gains nothing moves no coordinate, so $m^\star$ is a fixed point, hence $m^\star=\mu$. Every
 # convergent subsequence has this same limit: the whole sequence converges.
 #
-# **Rate.** The error obeys $m^{\text{new}}-\mu=-L^{-1}U(m^{\text{old}}-\mu)$: each sweep multiplies it, in the end,
-# by the largest absolute eigenvalue of $L^{-1}U$. In the picture the columns correlate more and more, and the rate
+# **Rate.** The error obeys $m^{\text{new}}-\mu=-L^{-1}U(m^{\text{old}}-\mu)$. In the long run it falls on average by the
+# largest absolute eigenvalue of $L^{-1}U$ per sweep (complex eigenvalues make single ratios oscillate). In the picture the columns correlate more and more, and the rate
 # approaches one.
 
 
@@ -622,7 +623,7 @@ print(f"residual kept, Numba {seconds(lambda: sweep.sweep(X4, norms4, 3.0, np.ze
 # %% [markdown]
 # ### Why the library starts from zero means
 #
-# At given θ every start ends at μ, so the start can only cost sweeps. By section 4, with $s_j^2$ fixed, a start $m_0$
+# At given θ every start ends at μ, so the start decides only how many sweeps it takes. By section 4, with $s_j^2$ fixed, a start $m_0$
 # is $\frac12(m_0-\mu)^\top A(m_0-\mu)$ below the maximum. For $m_0=0$ this is $\frac12\mu^\top A\mu$. For a random
 # start from the prior, $m_0\sim N(0,\sigma^2_\beta I)$, the expectation is
 #
@@ -659,12 +660,11 @@ assert abs(np.mean(losses) - expected_loss) < 4 * np.std(losses) / np.sqrt(30)
 # %% [markdown]
 # ## 6. The M-step
 #
-# Given $q$, maximise the ELBO over θ. ω enters through $\lVert\rho\rVert^2=\lVert(y-Xm)-Z\omega\rVert^2$ only: least
-# squares of $y-Xm$ on $Z$, whatever the variances are. In $\sigma^2_\beta$ the ELBO is
-# $-\frac p2\log\sigma^2_\beta-\frac{B}{2\sigma^2_\beta}$ with $B=\lVert m\rVert^2+\sum_js_j^2$. Its derivative
-# $\frac{1}{2\sigma^4_\beta}(B-p\,\sigma^2_\beta)$ is positive below $B/p$ and negative above: the maximum is there,
-# and it is the only one. $\sigma^2_e$ goes the same way with $n$ and $\lVert\rho\rVert^2+\sum_jx_j^\top x_j\,s_j^2$,
-# with the new ω:
+# Given $q$, maximise the ELBO over θ. Which of the three terms contain ω, which $\sigma^2_\beta$, which $\sigma^2_e$? ω
+# enters through $\lVert\rho\rVert^2=\lVert(y-Xm)-Z\omega\rVert^2$ only, whatever the variances are. In either variance
+# the ELBO has the form $-\frac k2\log\sigma^2-\frac{B}{2\sigma^2}$ with derivative $\frac1{2\sigma^4}(B-k\,\sigma^2)$:
+# positive below one point and negative above, so that point is the only maximum. Read $k$ and $B$ off section 3 for each
+# variance; $\sigma^2_e$ takes the new ω:
 #
 # $$\omega\leftarrow⟦5.4: (Z^\top Z)^{-1}Z^\top(y-Xm)⟧,\quad
 # \sigma^2_\beta\leftarrow⟦5.4: \frac{\lVert m\rVert^2+\sum_js_j^2}{p}⟧,\quad
@@ -816,8 +816,8 @@ assert np.isclose((value(h) - value(-h)) / (2 * h), p / 2 * (new_sigma2_beta / s
 # \qquad\text{so}\qquad
 # \log\sigma^2_\beta\;\text{ moves by about }\;\tfrac2p\,\frac{\partial\,\text{ELBO}}{\partial\log\sigma^2_\beta}$$
 #
-# near the optimum, where the slope is small. **Plain variational EM is steepest ascent with the fixed step lengths
-# $2/p$ in $\log\sigma^2_\beta$ and $2/n$ in $\log\sigma^2_e$.** Let $f(t)$, $t=(\log\sigma^2_\beta,\log\sigma^2_e)$,
+# near the optimum, where the slope is small. **Near its end plain variational EM is gradient ascent with the fixed step
+# lengths $2/p$ in $\log\sigma^2_\beta$ and $2/n$ in $\log\sigma^2_e$.** Let $f(t)$, $t=(\log\sigma^2_\beta,\log\sigma^2_e)$,
 # be the ELBO with $q$ and ω at their optimum. By the envelope theorem its gradient is the partial derivative at that
 # $q$ and ω. Near the maximum $t^\star$ it is $H(t-t^\star)$, with the negative definite Hessian $H$, so
 #
@@ -829,8 +829,46 @@ assert np.isclose((value(h) - value(-h)) / (2 * h), p / 2 * (new_sigma2_beta / s
 # of the update: $s_j^2=\sigma^2_\beta/(1+\gamma x_j^\top x_j)$, so where $\gamma x_j^\top x_j$ is small the new
 # $\sigma^2_\beta$ is the old one, almost entirely copied.
 #
-# The prediction on the small problem, against the library's iterates (with all means at their optimum in every
-# iteration: `solver="collapsed"`, lesson 06; the formula neglects that ω also moves by steps, which matters little):
+# ### The same with all means at their optimum: the kernel of EM
+#
+# Where a spectrum exists, a full E-step costs no sweep: $m=\mu$ (section 5) and $s_j^2=\sigma^2_\beta/(1+\gamma x_j^\top x_j)$.
+# The M-step needs two sums over $s_j^2$. With $f=\sum_j\frac{\gamma x_j^\top x_j}{1+\gamma x_j^\top x_j}$ and
+# $\frac1{1+g}=1-\frac g{1+g}$,
+#
+# $$\sum_js_j^2=\sigma^2_\beta\,(p-f),\qquad\sum_jx_j^\top x_j\,s_j^2=\sigma^2_e\,f .$$
+#
+# These are EM's $\operatorname{tr}S$ and $\operatorname{tr}(XSX^\top)$ (lesson 03) with $x_j^\top x_j$ in place of $d_i$. The
+# ELBO is, likewise, EM's $\ell$ with $\sum_j\log(1+\gamma x_j^\top x_j)$ (section 9, step 1). So the loop of lesson 03
+# serves: `fastlmm_vi_kernels.spectral.em` with `h` the diagonal of $X^\top X$. In the library this is
+# `solver="collapsed", accelerate=False`.
+
+
+# %%
+def full_e_step(y, Z, X, iterations):
+    """Variational EM with all means at their optimum in every iteration, densely: ELBO, σ²_β and σ²_e."""
+    norms, omega = np.sum(X**2, axis=0), np.linalg.lstsq(Z, y)[0]
+    sigma2_beta = sigma2_e = y.var() / 2
+    path = []
+    for _ in range(iterations + 1):
+        A = X.T @ X / sigma2_e + np.eye(X.shape[1]) / sigma2_beta
+        mean, var = np.linalg.solve(A, X.T @ (y - Z @ omega) / sigma2_e), 1 / np.diag(A)
+        path.append((elbo(y, Z, X, omega, sigma2_beta, sigma2_e, mean, var), sigma2_beta, sigma2_e))
+        fill = np.sum(sigma2_beta * norms / (sigma2_e + sigma2_beta * norms))
+        assert np.isclose(var.sum(), sigma2_beta * (X.shape[1] - fill))
+        assert np.isclose(norms @ var, sigma2_e * fill)
+        omega, sigma2_beta, sigma2_e = m_step(y, Z, X, mean, var)
+    return np.array(path)
+
+
+d, U = np.linalg.eigh(X @ X.T)
+Q = np.linalg.qr(Z)[0]
+rotated = np.maximum(d, 0.0), U.T @ (y - Q @ (Q.T @ y)), np.ascontiguousarray(U.T @ Q), n, float(p)
+by_kernel = spectral.em(y.var() / 2, y.var() / 2, 50, 0.0, *rotated, sq_norms)[0]
+assert np.allclose(by_kernel, full_e_step(y, Z, X, 50), rtol=1e-8)
+
+# %% [markdown]
+# The prediction of the rate on the small problem, against the library's iterates (as just described; the formula
+# neglects that ω also moves by steps, which matters little):
 
 
 # %%
@@ -858,7 +896,7 @@ assert 0.9 < observed < 1
 # %% [markdown]
 # ## 9. Accelerated sweeps
 #
-# Steepest ascent throws away what earlier sweeps found. The library keeps the means after the last four sweeps and,
+# Such steps throw away what earlier sweeps found. The library keeps the means after the last four sweeps and,
 # after each sweep, maximises the ELBO **jointly** over $\sigma^2_\beta$, $\sigma^2_e$, ω and all means in their span.
 # This costs no read of X: after a sweep the residual tells what $Xm$ is. (The cell below multiplies by X all the
 # same, to stay short.)
@@ -992,7 +1030,7 @@ for row in shown.itertuples():
 #   «table.mfvi_sweep.loglik:.3f» at the end. Nothing here maximises it; its maximum is «fits.newton.loglik:.3f»
 #   (lesson 04).
 # * **Gap** = KL from the posterior at that θ: «paths.mfvi_sweep.0.gap:.3f» at the start, «table.mfvi_sweep.gap:.4f»
-#   at the end. A small gap does not mean that θ is good: the ELBO went where the gap is small.
+#   at the end. The gap does not say whether θ is good: the ELBO went where the gap is smaller.
 # * **Variances**: σ²_β = «table.mfvi_sweep.sigma2_beta:.4f», smaller than the «fits.newton.sigma2_beta:.4f» of
 #   maximum likelihood. A fit that ends below half of the latter says so in its `status_`; lesson 06 derives why, and
 #   what to do instead.
@@ -1020,26 +1058,25 @@ plt.show()
 # - Gap at the end: «table.mfvi_sweep.gap:.3f» nats
 # - σ²_{β} = «table.mfvi_sweep.sigma2_beta:.4f» (exact: «fits.newton.sigma2_beta:.4f»)
 #
-# ![Log-likelihood (solid) and ELBO (dashed) by sweep; the shaded gap closes](figure:data_trace)
+# ![Log-likelihood (solid) and ELBO (dashed) by sweep; the gap is shaded](figure:data_trace)
 #
 # ---
-# Say: The dashed ELBO never falls and comes close to the log-likelihood. But look at the solid line: the
-# log-likelihood may fall while the ELBO rises. The ELBO prefers a θ at which independence costs little, and that is a
+# Say: The dashed ELBO never falls. But look at the solid line: the log-likelihood may fall while the ELBO rises. The ELBO prefers a θ at which independence costs little, and that is a
 # smaller σ²_β.
 #
-# Ask: Does the small gap show that mean field found good variance components?
+# Ask: Would a small gap show that mean field found good variance components?
 #
-# Answer: No. The gap measures q against the posterior at this θ. Against maximum likelihood, σ²_β is smaller.
+# Answer: No. The gap measures q against the posterior at this θ, not θ itself.
 #
 # Minutes: 3
 
 # %% [markdown]
-# Plain variational EM needs «mfvi_plain.n_iter» iterations to reach the same ELBO, although each of them puts all
-# means at their optimum. The ELBO rises quickly at first; then σ²_β creeps, as section 8 predicts for $p$ much larger
-# than $n$. After «paths.mfvi_plain.-6.iteration» iterations the ELBO is «paths.mfvi_plain.-6.elbo:.3f», near its
-# final value «mfvi_plain.elbo:.3f», but σ²_β is «paths.mfvi_plain.-6.sigma2_beta:.4f», and
-# «mfvi_plain.sigma2_beta:.4f» at the end. Whoever stops when the ELBO gains little per iteration stops too early for
-# σ²_β.
+# Plain variational EM needs «mfvi_plain.n_iter» iterations, each with all means at their optimum; the accelerated sweeps
+# need «mfvi_sweep.n_iter». Section 8 says why the number grows as the $\gamma x_j^\top x_j$ get small. At the iteration that
+# the trace of `estimates.json` keeps before the last, «paths.mfvi_plain.-2.iteration», the ELBO is
+# «paths.mfvi_plain.-2.elbo:.6f» and σ²_β «paths.mfvi_plain.-2.sigma2_beta:.6f»; at the end they are
+# «mfvi_plain.elbo:.6f» and «mfvi_plain.sigma2_beta:.6f». Near the maximum the ELBO is flat, so a small gain per iteration
+# is no proof that σ²_β has arrived.
 
 # %% figure="data_climb"
 best = max(sweeps.elbo_, plain.elbo_)
@@ -1058,7 +1095,7 @@ plt.show()
 # %% [markdown] slide="algorithms"
 # # The span of past sweeps replaces small steps
 #
-# The M-step moves log σ²_{β} by 2/p times the slope.
+# Near the end the M-step moves log σ²_{β} by 2/p times the slope.
 #
 # - Plain: «mfvi_plain.n_iter» iterations
 # - Accelerated: «mfvi_sweep.n_iter» sweeps
@@ -1067,8 +1104,8 @@ plt.show()
 # ![ELBO below its maximum by iteration: the plain method creeps, sweeps drop](figure:data_climb)
 #
 # ---
-# Say: Plain variational EM is steepest ascent with step 2/p, and p is large. The accelerated version keeps the last
-# four means and maximises the ELBO in their span, over both variances and the fixed effects as well. That is a
+# Say: Near its end plain variational EM is gradient ascent with step 2/p, and p is large. The accelerated version
+# keeps the last four means and maximises the ELBO in their span, over both variances and the fixed effects as well. That is a
 # problem in one variable.
 #
 # Ask: Why can the ELBO not fall in the accelerated step?
@@ -1110,7 +1147,7 @@ plt.show()
 # * Keep $\rho=y-Z\omega-Xm$ and update it: a sweep costs O(np) and is Gauss–Seidel, with the exact posterior mean as
 #   its limit.
 # * Mean field's variances are those of β_j given all others: too small when columns correlate.
-# * The plain M-step is steepest ascent with step $2/p$, tiny for large $p$. Maximising over the span of past sweeps
+# * Near its end the plain M-step is gradient ascent with step $2/p$, tiny for large $p$. Maximising over the span of past sweeps
 #   takes few sweeps.
 # * Stop on the gradient in units of posterior standard deviations and log variances, not on a small step.
 #
@@ -1121,8 +1158,8 @@ plt.show()
 #
 # *Solution.* At given θ the ELBO is a parabola in $m_j$ with second derivative $-A_{jj}=-1/s_j^2$, and the update
 # moves to its top. A parabola with top at $t$ and second derivative $-a$ is $\text{top}-\frac a2(m_j-t)^2$, so the
-# gain is $⟦5.E1: \frac{\Delta_j^2}{2s_j^2}⟧$. It is half the square of $|\Delta_j|/s_j$, whose largest value the
-# stopping rule watches. Write it as a function of $\Delta_j$, $x_j^\top x_j$ and the variances.
+# gain is $⟦5.E1: \frac{\Delta_j^2}{2s_j^2}⟧$. It is a function of $|\Delta_j|/s_j$ alone, whose largest value
+# the stopping rule watches. Write it as a function of $\Delta_j$, $x_j^\top x_j$ and the variances.
 
 
 # %% gap="5.E1"

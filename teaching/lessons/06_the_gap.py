@@ -146,8 +146,8 @@ print("gap 6.1 ✓")
 # - Zero if and only if the columns of X are orthogonal
 #
 # ---
-# Say: Both densities are normal, so the divergence is five traces and logarithms. Setting q to its optimum removes all
-# but two of them, and y drops out: the gap depends on the features and on γ, not on the response.
+# Say: Both densities are normal, so the divergence has five terms: a trace, p, two log determinants and the distance of
+# the means. At the best q only the two log determinants remain, and y drops out: the gap depends on the features and on γ, not on the response.
 #
 # Ask: Which data would make mean field exact?
 #
@@ -176,8 +176,9 @@ print("gap 6.1 ✓")
 # other solution. Mean field's independence costs nothing in the means. In particular predictions $Z\omega+Xm$ are the
 # exact ones.
 #
-# All of this is at the **same** θ, with the same ω. Each method at its own θ has other means. With $X=UD^{1/2}W^\top$
-# the mean $\mu=\gamma X^\top(I+\gamma K)^{-1}(y-Z\omega)$ of lesson 03 has the coordinates
+# All of this is at the **same** θ, with the same ω. Each method at its own θ has other means. Let $K=UDU^\top$ with
+# eigenvalues $d_i$ and eigenvectors $u_i$ (lesson 03). For $d_i>0$ let $w_i=X^\top u_i/\sqrt{d_i}$, the matching
+# eigenvectors of $X^\top X$ (μ has no part outside their span). The mean $\mu=\gamma X^\top(I+\gamma K)^{-1}(y-Z\omega)$ of lesson 03 has the coordinates
 #
 # $$w_i^\top\mu=\frac{\gamma\sqrt{d_i}}{1+\gamma d_i}\,u_i^\top(y-Z\omega),$$
 #
@@ -214,7 +215,7 @@ assert np.linalg.norm(own_theta.coef_) < np.linalg.norm(exact.coef_), "at its ow
 #
 # ---
 # Say: The fixed point of the sweep is the ridge equation, so independence costs nothing in the means. The right panel
-# is not a failure of q but of θ: a smaller γ shrinks every coordinate more.
+# is not a failure of q but of θ: a smaller γ shrinks every coordinate more, at the same ω.
 #
 # Ask: Why are the points of the right panel not exactly on a line?
 #
@@ -299,7 +300,7 @@ print("gap 6.2 ✓")
 # reports a conditional variance where the marginal one is wanted, as if the other effects were known.
 # (`fastlmm_vi.wide.posterior.mean_field_variances`; exact: `Spectrum.variances`.)
 #
-# Two features of squared length $N$ and correlation ρ show it all. The left picture has the contours that hold 95 % of
+# Two features of squared length $N$ and correlation ρ (from here on a correlation, no residual) show it all. The left picture has the contours that hold 95 % of
 # either density: mean field's ellipse has the right centre, lies inside the exact one along its long axis, and sticks
 # out of it along the short axis. The two meet on the axes, where the other effect is held fixed. The right picture has
 # the ratio $s_j^2/S_{jj}$, derived in exercise 1.
@@ -314,7 +315,7 @@ for root, name, style in (
     (np.diag(np.diag(A2) ** -0.5), "mean field", "--"),
 ):
     axes[0].plot(*(root @ circle), style, label=name)
-axes[0].set(xlabel="$\\beta_1-\\mu_1$", ylabel="$\\beta_2-\\mu_2$", title="95 % regions, ρ = 0.8", aspect="equal")
+axes[0].set(xlabel="$\\beta_1-\\mu_1$", ylabel="$\\beta_2-\\mu_2$", title="95 % regions, ρ = 0.8")
 axes[0].set_ylim(-1.35, 1.8)
 axes[0].legend(frameon=False, loc="upper right")
 rho = np.linspace(-0.999, 0.999, 201)
@@ -354,9 +355,9 @@ plt.show()
 # says $x^\top S_qx+\sigma^2_e=\sum_jx_j^2s_j^2+\sigma^2_e$ (`WideLMM.predict(..., return_std=True)`). Two averages
 # over $x$ can be compared at the same θ.
 #
-# * **Features of a new observation independent, with mean 0 and variance $v$:** the averages are $v\operatorname{tr}S$
-#   and $v\operatorname{tr}S_q$, and $\operatorname{tr}S_q\le\operatorname{tr}S$ by section 4. Intervals are too narrow
-#   on average.
+# * **Features of a new observation uncorrelated, with mean 0 and variance $v$:** the averages are $v\operatorname{tr}S$
+#   and $v\operatorname{tr}S_q$, and $\operatorname{tr}S_q\le\operatorname{tr}S$ by section 4. The variance is too
+#   small on average.
 # * **The rows of X themselves:** both densities have $\operatorname{tr}(AS)=p=\operatorname{tr}(AS_q)$. Since
 #   $\operatorname{tr}(AS)=\operatorname{tr}(XSX^\top)/\sigma^2_e+\operatorname{tr}S/\sigma^2_\beta$, and likewise for
 #   $S_q$, the difference of the two is
@@ -364,12 +365,13 @@ plt.show()
 # $$\operatorname{tr}(XS_qX^\top)-\operatorname{tr}(XSX^\top)
 # =\frac{\sigma^2_e}{\sigma^2_\beta}\big(\operatorname{tr}S-\operatorname{tr}S_q\big)\;\ge0 .$$
 #
-# What is missing in the variances of the effects is surplus in the variances of the fitted values: intervals at the
-# training rows are too **wide** on average. So "mean field's intervals are too narrow" is a statement about effects
-# and about new features unlike the old ones, not about every $x$.
+# What is missing in the variances of the effects is surplus in the variances of the fitted values: at the training rows
+# the variance is too **large** on average. So "mean field's intervals are too narrow" is a statement about effects and
+# about new rows, even from the distribution of the old ones; at the rows that were fitted it is the other way round.
 #
-# If θ is true, $\beta\mid y$ is exactly $N(\mu,S)$, and an interval $x^\top\mu\pm1.96\,\text{sd}_q$ covers with
-# probability $2\Phi(1.96\,\text{sd}_q/\text{sd})-1$. The cell computes this (lines) and draws 400 data sets, each with
+# If θ is true, $\beta\mid y$ is exactly $N(\mu,S)$. A new response then lies in $x^\top\mu\pm1.96\,\text{sd}_q$ with
+# probability $2\Phi(1.96\,\text{sd}_q/\text{sd})-1$, where $\text{sd}^2=x^\top Sx+\sigma^2_e$ and
+# $\text{sd}_q^2=x^\top S_qx+\sigma^2_e$. The cell computes this (lines) and draws 400 data sets, each with
 # new observations, and counts (points).
 
 
@@ -595,6 +597,11 @@ assert by_elbo.sigma2_beta_ == 0.0
 assert by_elbo.status_ is fl.Status.SHRUNK_TO_ZERO
 assert any("lost the signal" in str(warning.message) for warning in caught)
 
+d, t, Q, size = rotate(trait, np.ones((100, 1)), counts)
+slopes = [spectral.profile(0.0, d, t, Q, size, h, False)[1] for h in (d, (counts**2).sum(axis=0))]
+assert slopes[0] < 0.0, "a dip at γ = 0"
+assert np.isclose(*slopes), "common to both criteria"
+
 # %% figure="lost_signal"
 rotated_counts, diagonal = rotate(trait, np.ones((100, 1)), counts), (counts**2).sum(axis=0)
 d, t, Q, size = rotated_counts
@@ -667,6 +674,15 @@ def maximum(h):
 
 
 top_loglik, top_elbo = maximum(d), maximum(sq_norms)
+assert np.isclose(top_loglik[1], ml.loglik, rtol=1e-10)
+assert np.isclose(top_elbo[1], own.elbo, rtol=1e-10)
+rng = np.random.default_rng(6)
+shuffled = np.column_stack([rng.permutation(column) for column in data.X.T])  # rows like those of X, but new
+predictive = [fit.posterior.predictive(shuffled) + fit.sigma2_e for fit in (ml, own)]
+change = abs(np.log(np.sqrt(predictive[1] / predictive[0]).mean()))
+assert change < abs(np.log(np.sqrt(own.beta_var / ml.beta_var).mean())), (
+    "responses' intervals change less than effects'"
+)
 print("maximum of     criterion     σ²_β      σ²_e")
 for name, (gamma, value, sigma2_e) in (("log-likelihood", top_loglik), ("ELBO          ", top_elbo)):
     print(f"{name} {value:.2f}      {gamma * sigma2_e:.4f}    {sigma2_e:.4f}")
@@ -694,14 +710,14 @@ plt.show()
 # The two curves agree for small γ and part where the gap begins to count. Maximum likelihood has σ²_β =
 # «fits.newton.sigma2_beta:.4f», σ²_e = «fits.newton.sigma2_e:.4f» and attributes «fits.newton.pve:.1%» of the variance
 # to the features. The ELBO's maximum has σ²_β = «fits.mfvi.sigma2_beta:.4f», σ²_e = «fits.mfvi.sigma2_e:.4f», and a
-# share of «fits.mfvi.pve:.1%»: a reader of the second number would conclude something else about these features.
+# share of «fits.mfvi.pve:.1%»: who learns θ by the ELBO reports the second number.
 # Intervals for a new response change less than those for the effects, since the larger σ²_e makes up for the smaller
 # σ²_β. The status of that fit is "«table.mfvi.status»". Its log-likelihood is «fits.mfvi.loglik:.2f» against
 # «fits.newton.loglik:.2f».
 #
 # The gap is «table.mfvi.gap:.3f» at the ELBO's own θ, and it would be «table.mfvi_loglik.gap:.2f» at maximum
-# likelihood's. The ELBO chose a θ at which its own approximation is good. **A small gap at the end says that q fits
-# the posterior at that θ, not that θ is good.**
+# likelihood's. The ELBO chose a θ at which its own approximation is better. **The gap at the end says how well q fits
+# the posterior at that θ, not whether θ is good.**
 
 # %% [markdown] slide="comparison"
 # # Learning θ by the ELBO shrinks the random effects
@@ -719,9 +735,9 @@ plt.show()
 # slope is the variance that mean field loses. The proof needs one orthogonal matrix and Jensen's inequality. With
 # features 0, 1, 2 that are not centred σ²_β can end at 0, the signal lost.
 #
-# Ask: The gap at the ELBO's maximum is small. Does this show that mean field is good here?
+# Ask: The gap is smaller at the ELBO's maximum than at ML's θ. Does this show that the ELBO's θ is better?
 #
-# Answer: No. It shows that q fits the posterior at that θ. The ELBO moved θ to where independence is nearly true.
+# Answer: No. It shows that q fits the posterior better there. The ELBO moved θ to where independence costs less.
 #
 # Minutes: 4
 
@@ -763,10 +779,12 @@ for name, fit in zip(names, (ml, em, plain, own, same), strict=True):
 #   «table.mfvi_plain.n_iter» and «table.mfvi.n_iter» iterations.
 # * **At the same θ** (last column) the means are ML's, to the sweeps' tolerance: a root mean square difference of
 #   «table.mfvi_loglik.beta_mean_rmse:.1e». Variances are «table.mfvi_loglik.beta_var_ratio:.3f» of the exact ones on
-#   average. With $p$ effects such losses add up to a gap of «table.mfvi_loglik.gap:.1f».
+#   average. Small losses in many effects make a large gap, «table.mfvi_loglik.gap:.1f» here. (They do not simply add up:
+#   a correlated pair lowers two variances but enters the gap once, exercise 1.)
 # * **At its own θ** the means still correlate with «table.mfvi.beta_mean_correlation:.4f», but they are shrunk more,
-#   and the variances are «table.mfvi.beta_var_ratio:.3f» of the exact ones: most of this comes from the smaller σ²_β,
-#   not from the neglected correlations.
+#   and the variances are «table.mfvi.beta_var_ratio:.3f» of the exact ones at ML's θ. The last column (same θ) is what
+#   the neglected correlations do, «table.mfvi_loglik.beta_var_ratio:.3f»; the rest is the other θ, σ²_β =
+#   «table.mfvi.sigma2_beta:.4f» in place of «table.newton.sigma2_beta:.4f».
 #
 # ### The pictures
 #
@@ -823,7 +841,8 @@ for ax in axes:
 plt.show()
 
 # %% [markdown]
-# The fixed effects hardly differ: ω is a weighted regression, and γ changes only the weights.
+# The fixed effects: ω is a weighted regression, and γ changes its weights. Where the covariates are nearly uncorrelated
+# with the leading eigenvectors of $K$, this matters little against the standard errors.
 
 # %% figure="omega"
 figure, ax = plt.subplots(figsize=(8.4, 3.8))
@@ -871,7 +890,7 @@ plt.show()
 #
 # Ask: Variational EM needs «table.mfvi_plain.n_iter» iterations here. What makes it slow?
 #
-# Answer: As in EM, the M-step fits variances to a q made for the old ones: σ²_β moves by a small factor each time.
+# Answer: As in EM, the M-step fits variances to a q made for the old ones: σ²_β changes by a factor close to 1 each time.
 #
 # Minutes: 2
 
@@ -890,7 +909,7 @@ plt.show()
 # falls, and slowness of the plain alternation. In both the whole problem collapses to one function of γ: eigenvalues
 # of $X^\top X$ in one, its diagonal in the other.
 #
-# **Speed.** On data of this size it decides nothing: the spectrum is made once, and after that exact and collapsed
+# **Speed.** On data that fit into memory with their spectrum it decides little: the spectrum is made once, and after that exact and collapsed
 # fits are a matter of a few passes over $n$ or $p$ numbers. The difference comes with size. The exact fit needs
 # $O(\min(n,p)^2\max(n,p))$ operations and $\min(n,p)^2$ numbers of memory; a sweep needs $O(np)$ operations and only
 # X. Where both $n$ and $p$ are very large, sweeps are what remains (`solver="auto"` changes to them beyond 5000), at
@@ -937,7 +956,7 @@ plt.show()
 #
 # ---
 # Say: One identity carries the whole course. Exact and variational inference differ in which matrix enters a
-# logarithm: the eigenvalues or the diagonal. Everything that we saw follows from this difference.
+# logarithm: the eigenvalues or the diagonal. All differences in these lessons follow from this one.
 #
 # Ask: Name one thing that more iterations of variational EM cannot repair.
 #
@@ -952,8 +971,8 @@ plt.show()
 # A linear mixed model describes thousands of small effects by one variance, and integrating them out leaves a normal
 # likelihood with few parameters. EM climbs it by alternating a ridge regression with error bars and averages of
 # squares, and never falls. Rotating the data once into the eigenbasis of $XX^\top$ frees every iteration from $p$, and
-# reduces the problem to one variable, γ. Newton's method then finds the global maximum in a few steps where EM needs
-# thousands, and REML corrects for the estimated ω. Mean field replaces the posterior by independent factors and the
+# reduces the problem to one variable, γ. After a scan Newton's method needs «table.newton.n_iter» steps where EM needs
+# «table.em.n_iter», and REML corrects for the estimated ω. Mean field replaces the posterior by independent factors and the
 # log-likelihood by the ELBO, whose maximum sweeps over the columns reach without any Gram matrix. The difference of
 # the two criteria is a KL divergence with a closed form: the eigenvalues of $X^\top X$ against its diagonal. At the
 # same θ it costs nothing in the means and something in every variance; if θ is learned by it, σ²_β and the share of
@@ -972,8 +991,8 @@ plt.show()
 # unit diagonal it is $C$ with off-diagonal $r$, and section 4 says $\text{gap}=-\tfrac12\log\left|C\right|$. The
 # inverse of a 2 × 2 matrix gives
 # $S_{jj}=\sigma^2_\beta\frac{1+\gamma N}{(1+\gamma N)^2-(\gamma N\rho)^2}=\frac{s_j^2}{1-r^2}$. And $-r$ is the
-# correlation of $\beta_1$ and $\beta_2$ in the posterior: the gap is what is lost by ignoring it (lesson 02 had it in
-# that correlation; here it is in the features').
+# correlation of $\beta_1$ and $\beta_2$ in the posterior: the gap is what is lost by ignoring it (lesson 02 writes
+# the gap by the posterior's correlation; here it is written by that of the features).
 
 
 # %% gap="6.E1"
