@@ -95,7 +95,8 @@ def maximise(rotated: Rotated, criterion: Criterion) -> Optimum:
         gammas, path_values = kernels.climb(lo, hi, start, 100, *arguments)
         gammas = np.r_[lo, gammas]  # the scan's point below the bracket is where the climb began
         rising = np.maximum.accumulate(np.r_[values[i], path_values])
-        accepted = np.r_[values[i], path_values] >= rising
+        # Not below the highest so far, but for rounding: which way that falls differs between machines.
+        accepted = np.r_[values[i], path_values] >= rising - 1e-12 * np.abs(rising)
         if lo == 0.0 or not _is_rounding(hi, slopes[i : i + 2] * grid[i : i + 2], rotated.d):
             modes.append((evaluate(rotated, criterion, gammas[-1]), gammas[accepted]))
     modes.sort(key=lambda mode: -mode[0].value)
