@@ -70,7 +70,7 @@ def deck(
         if data is not None:
             builder.build(folder, data=data, report=report)
         builder.deck(folder, template=template, report=report)
-    typer.echo(f"{folder.deck}\n{folder.handout}")
+    typer.echo(f"{folder.deck_on(template)}\n{folder.handout}")
 
 
 @app.command()

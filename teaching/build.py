@@ -58,8 +58,12 @@ class Folder:
 
     @property
     def deck(self) -> Path:
-        """The PowerPoint file."""
+        """The PowerPoint file in the library's own look."""
         return self.slides / "fastlmm_vi.pptx"
+
+    def deck_on(self, template: Path | None) -> Path:
+        """The PowerPoint file on a template."""
+        return self.deck if template is None else self.slides / f"fastlmm_vi_on_{template.stem}.pptx"
 
     @property
     def handout(self) -> Path:
@@ -140,16 +144,17 @@ def deck(folder: Folder, *, template: Path | None = None, report: Report = silen
     drawn = (path.read_bytes() for path in sorted(folder.figures.glob("*/*.*")))
     look = b"" if template is None else template.read_bytes()
     key = _hash(repr(pages), *drawn, look, *_code("slides", "layout", "equations", "artists", "deck", "handout"))
-    if folder.keys().get("slides") == key and folder.deck.exists() and folder.handout.exists():
+    path = folder.deck_on(template)
+    if folder.keys().get(path.name) == key and path.exists() and folder.handout.exists():
         return False
     report("deck")
-    for title in decks.write(pages, folder.figures, folder.deck, template):
+    for title in decks.write(pages, folder.figures, path, template):
         warnings.warn(
             f"Slide {title!r} has text below 18 points: the template leaves little room.", FitWarning, stacklevel=2
         )
     report("handout")
     handout.write(pages, folder.figures, folder.handout)
-    folder.remember("slides", key)
+    folder.remember(path.name, key)
     return True
 
 

@@ -405,8 +405,9 @@ def as_potx(path):
 @pytest.mark.parametrize("kind", ["16:9 pptx", "4:3 pptx", "potx"])
 def test_deck_on_a_lecturers_template(copied, tmp_path, pages, kind):
     path = template(tmp_path / "own.pptx", wide=kind != "4:3 pptx")
-    assert make_deck(copied, template=as_potx(path) if kind == "potx" else path)
-    deck = Presentation(copied.deck)
+    path = as_potx(path) if kind == "potx" else path
+    assert make_deck(copied, template=path)
+    deck = Presentation(copied.deck_on(path))
     assert [slide.shapes.title.text for slide in deck.slides] == [page.title for page in pages]
     assert deck.slide_master.name == "Lecture"
 
