@@ -217,7 +217,7 @@ def test_spectrum_is_reused():
         with quiet():
             a = WideLMM(**options).fit(X, y, COVARIATES, spectrum=spectrum)
             b = WideLMM(**options).fit(X, y, COVARIATES)
-        np.testing.assert_array_equal(a.coef_, b.coef_)
+        np.testing.assert_allclose(a.coef_, b.coef_, rtol=1e-6)  # optimisers on two roads: eigenvectors and tridiagonal
     with pytest.raises(DataError, match="another X"):
         WideLMM().fit(2 * X, y, spectrum=spectrum)
 

@@ -6,12 +6,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from fastlmm_vi_kernels import spectral, sweep
+import pytest
+from fastlmm_vi_kernels import spectral, sweep, tridiagonal
 
 FIT_ALL = """
 import numpy as np
 from fastlmm_vi import WideLMM
-from fastlmm_vi_kernels import spectral, sweep
+from fastlmm_vi_kernels import spectral, sweep, tridiagonal
 rng = np.random.default_rng(0)
 for shape in ((30, 50), (50, 20)):
     X = rng.normal(size=shape)
@@ -19,7 +20,7 @@ for shape in ((30, 50), (50, 20)):
     for options in ({}, {"reml": True}, {"method": "em"}, {"method": "mfvi"}, {"method": "mfvi", "solver": "sweep"}):
         for order in "CF":
             WideLMM(**options).fit(np.asarray(X, order=order), y, rng.normal(size=(len(y), 2)))
-compiled = [f for m in (spectral, sweep) for f in vars(m).values() if hasattr(f, "stats")]
+compiled = [f for m in (spectral, sweep, tridiagonal) for f in vars(m).values() if hasattr(f, "stats")]
 misses = sum(sum(f.stats.cache_misses.values()) for f in compiled)
 signatures = max(len(f.signatures) for f in compiled)
 print(misses, signatures)
@@ -77,3 +78,42 @@ def test_sweep_is_the_same_gauss_seidel_as_the_naive_one():
         expected = naive.sweep(y, Z, X, omega, expected, 0.3)
     np.testing.assert_allclose(mean, expected, rtol=1e-11)
     np.testing.assert_allclose(residual, y - X @ mean, rtol=1e-10, atol=1e-12)
+
+
+def tridiagonals():
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 3, 40):
+        yield rng.normal(size=n) ** 2 + 1.0, 0.3 * rng.normal(size=n - 1)
+    yield np.ones(30), np.zeros(29)  # nothing to do
+    off = 0.3 * rng.normal(size=29)
+    off[[4, 17]] = 0.0  # falls apart into blocks
+    yield rng.normal(size=30) ** 2 + 1.0, off
+    yield 10.0 ** -np.arange(25.0), 1e-3 * 10.0 ** -np.arange(24.0)  # graded
+    yield 1e160 * (2.0 + rng.normal(size=20) ** 2), 1e160 * np.full(19, 0.5)  # squares overflow unless scaled
+
+
+@pytest.mark.parametrize(("diag", "off"), list(tridiagonals()), ids=lambda a: str(a.size))
+def test_tridiagonal_kernels_against_dense_matrices(diag, off):
+    n = diag.size
+    T = np.diag(diag) + np.diag(off, 1) + np.diag(off, -1)
+    rows = np.random.default_rng(1).normal(size=(n, 3))
+    d, rotated = diag.copy(), rows.copy()
+    assert tridiagonal.diagonalise(d, off.copy(), rotated)
+    values, S = np.linalg.eigh(T)
+    order = np.argsort(d)
+    np.testing.assert_allclose(d[order], values, rtol=0, atol=1e-13 * values[-1])
+    # Any function of T shows the rotated rows to be right, whatever the signs of eigenvectors and their order.
+    scaled = T / values[-1]
+    inside = S @ np.diag(1.0 / (1.0 + values / values[-1])) @ S.T
+    by_rows = rotated.T @ (rotated / (1.0 + d / values[-1])[:, None])
+    np.testing.assert_allclose(by_rows, rows.T @ inside @ rows, atol=1e-12)
+    gamma = 0.7 / values[-1]
+    solved, factor = rows.copy(), np.empty((n, n))
+    tridiagonal.solve(gamma, diag, off, solved)
+    np.testing.assert_allclose((np.eye(n) + 0.7 * scaled) @ solved, rows, atol=1e-13)
+    tridiagonal.inverse_factor(gamma, diag, off, factor)
+    np.testing.assert_allclose(factor @ factor.T, np.linalg.inv(np.eye(n) + 0.7 * scaled), atol=1e-13)
+
+
+def test_ql_says_when_it_does_not_settle():
+    assert not tridiagonal.diagonalise(np.full(5, np.nan), np.ones(4), np.ones((5, 1)))

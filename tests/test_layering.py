@@ -17,6 +17,7 @@ RANKS = [
     {"result", "tables"},
     {"comparison", "datasets", "wide.storage"},
     {"plots", "wide.design"},
+    {"wide.factor"},
     {"wide.spectrum"},
     {"wide.profile", "wide.information", "wide.posterior"},
     {"wide.estimate", "wide.sweeps"},

@@ -37,7 +37,7 @@ def fit(design: Design, spectrum: Spectrum, rotated: Rotated, *, tol: float, max
         sigma2_beta=sigma2_beta,
         sigma2_e=sigma2_e,
         a=a,
-        posterior=posterior.exact(design, spectrum, rotated, sigma2_beta / sigma2_e, sigma2_e, a),
+        posterior=posterior.exact(design, spectrum, sigma2_beta / sigma2_e, sigma2_e, a),
         status=status,
         trace=trace(path[:, 0], path[:, 1], path[:, 2], seconds, loglik=path[:, 0]),
         n_iter=len(path) - 1,

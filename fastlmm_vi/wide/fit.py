@@ -90,7 +90,7 @@ def fit(
 def _spectrum(design: Design, spectrum: Spectrum | None) -> tuple[Spectrum, Rotated, float]:
     start = time.perf_counter()
     if spectrum is None:
-        spectrum = Spectrum.of(design.features)
+        spectrum = Spectrum.of(design.features, reuse=False)
     elif not isinstance(spectrum, Spectrum):
         raise TypeError(f"spectrum is a {type(spectrum).__name__}, not a Spectrum: make it with Spectrum.of(X).")
     elif spectrum.features.shape != design.features.shape or not np.allclose(

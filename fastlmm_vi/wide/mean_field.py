@@ -63,9 +63,9 @@ def fit_collapsed(
         a=a,
         posterior=posterior.mean_field(
             design,
-            posterior.exact_mean(spectrum, rotated, gamma, a),
+            posterior.exact_mean(design, spectrum, gamma, a),
             posterior.mean_field_variances(sq_norms, gamma, sigma2_e),
-            posterior.Link(design, spectrum, rotated, gamma),
+            posterior.Link(design, spectrum, gamma),
         ),
         status=status,
         trace=trace(path[:, 0], path[:, 1], path[:, 2], seconds, loglik=loglik, elbo=bound),
@@ -138,7 +138,7 @@ def fit_sweeps(
             design,
             s.mean,
             s.var,
-            None if spectrum is None or rotated is None else posterior.Link(design, spectrum, rotated, s.gamma),
+            None if spectrum is None else posterior.Link(design, spectrum, s.gamma),
         ),
         status=status,
         trace=_trace(run, rotated, fixed is not None),
@@ -150,7 +150,7 @@ def fit_sweeps(
 
 
 def kl_to_posterior(
-    spectrum: Spectrum, rotated: Rotated, mean: Array, var: Array, sigma2_beta: float, sigma2_e: float, a: Array
+    design: Design, spectrum: Spectrum, mean: Array, var: Array, sigma2_beta: float, sigma2_e: float, a: Array
 ) -> float:
     """KL(q ‖ p(β | y, θ)) of any q(β) = Π N(mean_j, var_j): log-likelihood − ELBO, converged or not.
 
@@ -160,9 +160,9 @@ def kl_to_posterior(
     p = mean.size
     if sigma2_beta == 0.0:
         return 0.0
-    off = mean - posterior.exact_mean(spectrum, rotated, sigma2_beta / sigma2_e, a)
+    off = mean - posterior.exact_mean(design, spectrum, sigma2_beta / sigma2_e, a)
     trace_AS = float((sq_norms / sigma2_e + 1.0 / sigma2_beta) @ var)
-    logdet_A = float(np.log1p(rotated.d * sigma2_beta / sigma2_e).sum()) - p * np.log(sigma2_beta)
+    logdet_A = float(np.log1p(spectrum.eigenvalues * sigma2_beta / sigma2_e).sum()) - p * np.log(sigma2_beta)
     distance = float((spectrum.features.matvec(off) ** 2).sum()) / sigma2_e + float(off @ off) / sigma2_beta
     return 0.5 * (trace_AS - p - logdet_A - float(np.log(var).sum()) + distance)
 

@@ -34,7 +34,7 @@ def fit(design: Design, spectrum: Spectrum, rotated: Rotated, *, reml: bool) -> 
         sigma2_beta=best.sigma2_beta,
         sigma2_e=best.sigma2_e,
         a=best.a,
-        posterior=posterior.exact(design, spectrum, rotated, best.gamma, best.sigma2_e, best.a),
+        posterior=posterior.exact(design, spectrum, best.gamma, best.sigma2_e, best.a),
         status=optimum.status,
         trace=trace(
             np.array([point.value for point in path]) + shift,

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..result import Array
 from .design import Design
-from .spectrum import Rotated, Spectrum
+from .spectrum import Spectrum
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,15 +16,12 @@ class Link:
 
     design: Design
     spectrum: Spectrum
-    rotated: Rotated
     gamma: float
 
     @cached_property
     def matrix(self) -> Array:
         """γ Xᵀ (I + γK)⁻¹ Z, (p, c), the intercept first; computed on first use, O(n p c)."""
-        w = self.gamma / (1.0 + self.gamma * self.rotated.d)
-        columns = [self.spectrum.back(w * q) for q in self.rotated.Q.T]
-        return np.column_stack([*columns, np.empty((self.design.p, 0))]) @ self.design.R
+        return self.spectrum.ridge(self.gamma, self.design.Q) @ self.design.R
 
     def variance(self, X: Array, Z: Array, covariance: Array) -> Array:
         """What Cov(ω̂) = `covariance` adds to the variance of a prediction at the rows of Z (k, c) and X (k, p)."""
@@ -81,10 +78,9 @@ class MeanField:
         return (X if self.center is None else X - self.center) ** 2 @ self.var
 
 
-def exact_mean(spectrum: Spectrum, rotated: Rotated, gamma: float, a: Array) -> Array:
+def exact_mean(design: Design, spectrum: Spectrum, gamma: float, a: Array) -> Array:
     """μ = γ Xᵀ (I + γK)⁻¹ (y − Zω), (p,), on the scale of the design's features."""
-    residual = rotated.y - rotated.Q @ a
-    return spectrum.back(gamma * residual / (1.0 + gamma * rotated.d))
+    return spectrum.ridge(gamma, design.residual - design.Q @ a)
 
 
 def mean_field_variances(column_sq_norms: Array, gamma: float, sigma2_e: float) -> Array:
@@ -92,10 +88,10 @@ def mean_field_variances(column_sq_norms: Array, gamma: float, sigma2_e: float) 
     return sigma2_e * gamma / (1.0 + gamma * column_sq_norms)
 
 
-def exact(design: Design, spectrum: Spectrum, rotated: Rotated, gamma: float, sigma2_e: float, a: Array) -> Exact:
+def exact(design: Design, spectrum: Spectrum, gamma: float, sigma2_e: float, a: Array) -> Exact:
     """Return the exact posterior at (γ, σ²_e, a)."""
-    mean = _unscale(design, exact_mean(spectrum, rotated, gamma, a))
-    link = Link(design, spectrum, rotated, gamma)
+    mean = _unscale(design, exact_mean(design, spectrum, gamma, a))
+    link = Link(design, spectrum, gamma)
     return Exact(mean, spectrum, gamma, gamma * sigma2_e, design.center, design.scale, link)
 
 

@@ -1,0 +1,121 @@
+"""Symmetric tridiagonal T: its eigenvalues with a few rows rotated along, and linear systems in I + γT.
+
+T has the diagonal `diag` (n,) and the off-diagonal `off` (n − 1,). No eigenvector is ever formed.
+"""
+
+import math
+
+import numpy as np
+
+from .jit import kernel
+
+EPS = 2.220446049250313e-16
+MOST_STEPS = 60  # QL steps for one eigenvalue; two are usual
+
+
+@kernel
+def diagonalise(diag, off, rows):
+    """Overwrite `diag` by the eigenvalues of T = S D Sᵀ and `rows` (n, k) by Sᵀ rows; destroy `off`.
+
+    Implicit QL with Wilkinson's shift (Golub and Van Loan, section 8.3): every rotation of two rows of T is applied to
+    the same two of `rows`, at 6 k flops, so that n² k of them replace the n³ of eigenvectors. Returns False if an
+    eigenvalue has not settled after `MOST_STEPS` steps.
+    """
+    n, k = rows.shape
+    scale = 0.0  # squares below are of numbers of order 1
+    for i in range(n):
+        scale = max(scale, abs(diag[i]))
+    for i in range(n - 1):
+        scale = max(scale, abs(off[i]))
+    if scale == 0.0:
+        return True
+    for i in range(n):
+        diag[i] /= scale
+    for i in range(n - 1):
+        off[i] /= scale
+
+    settled = True
+    for l in range(n):
+        steps = 0
+        while True:
+            m = l  # T splits where an off-diagonal entry is rounding: rows l … m are one block
+            while m < n - 1 and not abs(off[m]) <= EPS * (abs(diag[m]) + abs(diag[m + 1])):
+                m += 1
+            if m == l:
+                break
+            if steps == MOST_STEPS:
+                settled = False
+                break
+            steps += 1
+            g = (diag[l + 1] - diag[l]) / (2.0 * off[l])
+            r = math.sqrt(g * g + 1.0)
+            g = diag[m] - diag[l] + off[l] / (g + math.copysign(r, g))  # d_m − shift
+            s, c, p = 1.0, 1.0, 0.0
+            i = m - 1
+            while i >= l:  # chase the bulge from the bottom of the block to its top
+                f, b = s * off[i], c * off[i]
+                r = math.sqrt(f * f + g * g)
+                if i + 1 < m:
+                    off[i + 1] = r
+                if r == 0.0:
+                    break
+                s, c = f / r, g / r
+                g = diag[i + 1] - p
+                r = (diag[i] - g) * s + 2.0 * c * b
+                p = s * r
+                diag[i + 1] = g + p
+                g = c * r - b
+                for j in range(k):
+                    upper, lower = rows[i, j], rows[i + 1, j]
+                    rows[i + 1, j] = s * upper + c * lower
+                    rows[i, j] = c * upper - s * lower
+                i -= 1
+            if i >= l:  # the block fell apart on the way: start again with what is left
+                diag[i + 1] -= p
+                if m < n - 1:
+                    off[m] = 0.0
+                continue
+            diag[l] -= p
+            off[l] = g
+            if m < n - 1:
+                off[m] = 0.0
+    for i in range(n):
+        diag[i] *= scale
+    return settled
+
+
+@kernel
+def solve(gamma, diag, off, B):
+    """Overwrite B (n, k) by (I + γT)⁻¹ B, T positive semidefinite, γ ≥ 0: I + γT = L D Lᵀ, forwards, then backwards."""
+    n, k = B.shape
+    pivots = np.empty(n)
+    factor = np.empty(n)  # L[i + 1, i]
+    pivots[0] = 1.0 + gamma * diag[0]
+    for i in range(1, n):
+        factor[i - 1] = gamma * off[i - 1] / pivots[i - 1]
+        pivots[i] = 1.0 + gamma * diag[i] - factor[i - 1] * gamma * off[i - 1]
+        for j in range(k):
+            B[i, j] -= factor[i - 1] * B[i - 1, j]
+    for j in range(k):
+        B[n - 1, j] /= pivots[n - 1]
+    for i in range(n - 2, -1, -1):
+        for j in range(k):
+            B[i, j] = B[i, j] / pivots[i] - factor[i] * B[i + 1, j]
+
+
+@kernel
+def inverse_factor(gamma, diag, off, M):
+    """Fill M (n, n) with the upper triangular L⁻ᵀ D^(−½): (I + γT)⁻¹ = M Mᵀ."""
+    n = diag.size
+    pivots = np.empty(n)
+    factor = np.empty(n)
+    pivots[0] = 1.0 + gamma * diag[0]
+    for i in range(1, n):
+        factor[i - 1] = gamma * off[i - 1] / pivots[i - 1]
+        pivots[i] = 1.0 + gamma * diag[i] - factor[i - 1] * gamma * off[i - 1]
+    for j in range(n):
+        M[j, j] = 1.0 / math.sqrt(pivots[j])
+        for i in range(j + 1, n):
+            M[i, j] = 0.0
+        for i in range(j - 1, -1, -1):
+            M[i, j] = -factor[i] * M[i + 1, j]
