@@ -3,6 +3,7 @@
 import importlib
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +20,7 @@ Data = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(help="Where to build. Default: the repository's teaching/; with --data, ./teaching_NAME beside you."),
+    typer.Option(help="The folder of this build. Default: the repository's teaching/; with --data, ./teaching_NAME."),
 ]
 
 
@@ -65,6 +66,8 @@ def deck(
     builder = _machinery("build")
     if template is not None and not template.exists():
         raise DataError(f"{template}: there is no such template.")
+    if template is not None and not zipfile.is_zipfile(template):
+        raise DataError(f"{template} is not a PowerPoint file (.pptx or .potx).")
     folder = _folder(builder, data, out)
     with stages(True) as report:
         if data is not None:
@@ -76,15 +79,25 @@ def deck(
 @app.command()
 def grade(
     notebooks: Annotated[list[Path], typer.Argument(help="Students' notebooks.")],
+    data: Data = None,
     out: Annotated[Path | None, typer.Option(help="Write the table as CSV, too.")] = None,
 ) -> None:
-    """Run students' notebooks and count the gaps whose check passes. It runs their code: use a machine you can spare."""
+    """Count the gaps that students filled right, and say what is wrong. It runs their code: use a machine you can spare."""
+    if data is not None and not data.exists():
+        raise DataError(f"{data}: there is no such file.")
+    if out is not None and not out.resolve().parent.is_dir():
+        raise DataError(f"{out}: there is no folder {out.resolve().parent}.")
     grading = _machinery("grade")
     with stages(True) as report:
-        table = grading.grade(notebooks, report)
-    typer.echo(table.to_string(index=False))
+        table = grading.grade(notebooks, data, report)
+    for row in table.to_dict("records"):
+        typer.echo(f"{row['passed']}/{row['gaps']}  {row['file']}  {row['lesson']}")
+        for note in filter(None, row["not passed"].split("; ")):
+            typer.echo(f"      {note}")
     if out is not None:
         table.to_csv(out, index=False)
+    if (table["gaps"] == 0).any():
+        sys.exit(1)
 
 
 def _check(builder: Any) -> None:

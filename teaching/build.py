@@ -117,11 +117,15 @@ def build(
     for lesson in chosen:
         shown = {figure: size for (name, figure), size in sizes.items() if name == lesson.name}
         solution, student = (lesson.notebook(student=kind, numbers=numbers, data=source) for kind in (False, True))
+        for cell in student.cells:
+            cell.source = _beside(cell.source, data)
         sources = nbformat.writes(solution), nbformat.writes(student), repr(shown), library
         key = _hash(*sources, *_code("execute", "artists"))
         if folder.keys().get(lesson.name) == key and all(path.exists() for path in folder.notebooks(lesson)):
             continue
         _execute(solution, lesson, _emptied(folder.figures / lesson.name), shown, report)
+        for cell in solution.cells:
+            cell.source = _beside(cell.source, data)
         for notebook, path in zip((solution, student), folder.notebooks(lesson), strict=True):
             _write(notebook, path)
         folder.remember(lesson.name, key)
@@ -169,6 +173,11 @@ def _execute(
         execution.execute(notebook, figures, sizes, lambda text: report(f"{lesson.name}, {text}"))
     except CellExecutionError as error:
         raise LessonError(f"{lesson.path.name}: a cell failed.\n{error}") from error
+
+
+def _beside(source: str, data: Path | None) -> str:
+    """The cell with the data's name alone: whoever opens the notebook has the file beside it, wherever that is."""
+    return source if data is None else source.replace(repr(str(data.resolve())), repr(data.name))
 
 
 def _emptied(folder: Path) -> Path:

@@ -70,9 +70,16 @@ def write(slides: tuple[Slide, ...], figures: Path, path: Path, template: Path |
     return small
 
 
+def where(slide: Slide) -> str:
+    """Return the foot of a slide: its part of the deck and the lesson it belongs to."""
+    return f"{slide.part.capitalize()} · lesson {slide.lesson.number}: {slide.lesson.title}"
+
+
 def notes(slide: Slide) -> str:
-    """Return the speaker notes: what to say, a question with its answer, minutes, and the lesson."""
+    """Return the speaker notes: what to say, a question with its answer, minutes, sources of numbers, the lesson."""
     lines = [f"{name}: {text}" for name, text in slide.notes.items()]
+    if slide.entries:
+        lines.append(f"Numbers: estimates.json, {', '.join(slide.entries)}")
     source = f"teaching/lessons/{slide.lesson.path.name}"
     return "\n\n".join([*lines, f"Lesson {slide.lesson.number}: {slide.lesson.title} ({source})"])
 
@@ -166,7 +173,7 @@ def _footer(page: Any, slide: Slide, number: int, deck: Any) -> None:
     """The lesson on the left, the slide's number on the right."""
     width, height = Emu(deck.slide_width).inches, Emu(deck.slide_height).inches
     left = _textbox(page, Frame(0.6, height - 0.58, width - 2.2, 0.45)).text_frame.paragraphs[0]
-    _write_runs(left, (Run(f"Lesson {slide.lesson.number} · {slide.lesson.title}"),), SMALLEST, QUIET)
+    _write_runs(left, (Run(where(slide)),), SMALLEST, QUIET)
     right = _textbox(page, Frame(width - 1.6, height - 0.58, 1.0, 0.45)).text_frame.paragraphs[0]
     right.alignment = PP_ALIGN.RIGHT
     _write_runs(right, (Run(str(number)),), SMALLEST, QUIET)
@@ -267,7 +274,9 @@ def _add_chart(page: Any, element: Picture, box: Box, source: Path) -> None:
         raise LayoutError(f"{source}: a native chart shows one panel; use figure: instead of chart:.")
     content = XyChartData()
     lines = table[table["kind"].isin(["line", "rule"]) & (table["series"] != "")].groupby("series", sort=False)
-    drawings = {_plain(str(name)): _across(rows, axes) for name, rows in lines}
+    x = table.loc[table["kind"] == "line", "x"]
+    ends = [float(x.min()), float(x.max())]
+    drawings = {_plain(str(name)): _points(rows, ends) for name, rows in lines}
     for name, points in drawings.items():
         series = content.add_series(name)
         for x, y in points:
@@ -318,10 +327,10 @@ def _step(span: float) -> float:
     return float(power * min((1.0, 2.0, 5.0, 10.0), key=lambda m: abs(np.log(span / 5.0 / (m * power)))))
 
 
-def _across(rows: Any, axes: Mapping[tuple[int, str], artists.Axis]) -> Any:
-    """A rule's x runs from 0 to 1 across the panel: bring it to the axis."""
+def _points(rows: Any, ends: list[float]) -> Any:
+    """The points of a series, thinned; a rule runs from end to end of the lines."""
     if rows["kind"].iloc[0] == "rule":
-        return np.column_stack([[axes[1, "x"].low, axes[1, "x"].high], rows["y"].to_numpy()[:2]])
+        return np.column_stack([ends, rows["y"].to_numpy()[:2]])
     x, y = rows[["x", "y"]].dropna().to_numpy(dtype=float).T
     return np.column_stack(artists.thinned(x, y, CHART_POINTS))
 

@@ -1,6 +1,7 @@
 """Notebooks executed in a kernel of their own, with the data behind every picture written beside."""
 
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -64,7 +65,12 @@ def execute(
 
 def kernel_for(notebook: nbformat.NotebookNode, **options: Any) -> NotebookClient:
     """Return a client that runs the notebook in a kernel which nobody else on the machine's network can reach."""
-    config = Config() if os.name == "nt" else Config(KernelManager={"transport": "ipc"})
+    config = Config()
+    if os.name != "nt":
+        config.KernelManager.transport = "ipc"
+        config.KernelManager.ip = str(
+            Path(tempfile.mkdtemp(prefix="fastlmm_vi_")) / "kernel"
+        )  # sockets, not in the way
     return NotebookClient(notebook, record_timing=False, coalesce_streams=True, config=config, **options)
 
 

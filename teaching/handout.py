@@ -9,7 +9,7 @@ from matplotlib.backends.backend_pdf import FigureCanvasPdf, PdfPages
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from .deck import notes
+from .deck import notes, where
 from .layout import (
     BODY,
     BULLET,
@@ -56,7 +56,7 @@ def _draw_slide(page: "_Page", slide: Slide, number: int, figures: Path) -> None
     page.text((Run(slide.title, bold=True),), 0.6, 0.45, 30)
     for box in place(slide, BODY):
         _draw(page, box, figures / slide.lesson.name)
-    page.text((Run(f"Lesson {slide.lesson.number} · {slide.lesson.title}"),), 0.6, 6.95, 18, color="0.4")
+    page.text((Run(where(slide)),), 0.6, 6.95, 18, color="0.4")
     page.text((Run(str(number)),), 12.4, 6.95, 18, color="0.4")
 
 

@@ -125,14 +125,21 @@ class Lesson:
         """The slide cells in order."""
         return (cell for cell in self.cells if "slide" in cell.options)
 
-    def notebook(self, *, student: bool, numbers: Mapping[str, Any], data: str | None = None) -> nbformat.NotebookNode:
-        """Return the notebook without outputs; `data` is the file that lessons on the data read instead of the twin."""
+    def notebook(
+        self, *, student: bool, numbers: Mapping[str, Any] | None, data: str | None = None
+    ) -> nbformat.NotebookNode:
+        """Return the notebook without outputs.
+
+        `numbers` fill the text (None leaves it unfilled); `data` is the file that lessons on the data read instead of
+        the twin.
+        """
         cells = [_stamp(new_code_cell(FIRST_CELL.rstrip()), self, 0, {})]
         for cell in self.cells:
             if "slide" in cell.options:
                 continue
             if cell.kind == "markdown":
-                new = new_markdown_cell(_formula_gaps(fill(cell.source, numbers, self.path.name), student=student))
+                text = cell.source if numbers is None else fill(cell.source, numbers, self.path.name)
+                new = new_markdown_cell(_formula_gaps(text, student=student))
             elif "gap" in cell.options:
                 gap = self.gaps[cell.options["gap"]]
                 new = new_code_cell(gap.blank if student else gap.solution)
@@ -174,8 +181,8 @@ def _gap(lesson: Lesson, cell: Cell) -> Gap:
         raise LessonError(f"{lesson.path.name}: gap {name} has no ### WRONG filling, so its check is not tested.")
     before, after = (cell.source + "\n")[: block.start()], (cell.source + "\n")[block.end() :]
     indent = block["indent"]
-    comment = f"# gap {name}: your lines go here, instead of the next one"
-    blank = f'{indent}{comment}\n{indent}raise NotImplementedError("gap {name}")\n'
+    message = f"gap {name} is still open: write your lines here, in place of this one"
+    blank = f'{indent}raise NotImplementedError("{message}")\n'
     whys, fillings = (part.strip() for part in parts[1::2]), parts[2::2]
     return Gap(
         name=name,

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .lesson import Lesson, LessonError, fill
+from .lesson import PLACEHOLDER, Lesson, LessonError, fill
 
 PARTS = ("model", "derivations", "algorithms", "results", "comparison", "learned")
 NOTES = ("Say", "Ask", "Answer", "Minutes")
@@ -82,6 +82,7 @@ class Slide:
     title: str
     elements: tuple[Element, ...]
     notes: Mapping[str, str]  # Say, Ask, Answer, Minutes
+    entries: tuple[str, ...]  # of estimates.json, shown or said
 
     @property
     def is_title(self) -> bool:
@@ -129,7 +130,9 @@ def _read(lesson: Lesson, part: str, source: str, numbers: Mapping[str, Any]) ->
     if missing:
         raise LessonError(f"{where}: the notes lack {', '.join(missing)}.")
     elements = tuple(_element(block, where) for block in _blocks(body))
-    return Slide(lesson, part, head[2:].strip(), elements, {name: " ".join(notes[name].split()) for name in NOTES})
+    said = {name: " ".join(notes[name].split()) for name in NOTES}
+    entries = tuple(dict.fromkeys(match["path"] for match in PLACEHOLDER.finditer(source)))
+    return Slide(lesson, part, head[2:].strip(), elements, said, entries)
 
 
 def _blocks(body: str) -> list[str]:

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # The 1000 × 6000 data by EM
+# # The course's data by EM
 #
 # EM run to the optimum on the course's data: the estimates, the posterior of β, why EM crawls along a ridge, why a
 # small step is no sign of convergence, and the profile likelihood that judges it, derived down to every line of the
@@ -60,7 +60,7 @@ assert newton.sigma2_beta_ > 0, "the maximum is at σ²_β = 0: there is no ridg
 
 # %% data=true
 for name in ("sigma2_beta", "sigma2_e", "pve"):
-    print(f"{name:12s} {getattr(em.fit_, name):.4f}   standard error {getattr(em.fit_, name + '_se'):.4f}")
+    print(f"{name:12s} {getattr(em.fit_, name):.4g}   standard error {getattr(em.fit_, name + '_se'):.4g}")
 print(f"log-likelihood {em.loglik_:.2f} after {em.n_iter_} iterations")
 
 # %% timing=true
@@ -69,8 +69,8 @@ print(f"EM {em.fit_.seconds:.3f} s, Newton {newton.fit_.seconds:.3f} s (the eige
 # %% [markdown]
 # | parameter | EM | standard error |
 # |---|---|---|
-# | σ²_β | «fits.em.sigma2_beta:.4f» | «fits.em.sigma2_beta_se:.4f» |
-# | σ²_e | «fits.em.sigma2_e:.4f» | «fits.em.sigma2_e_se:.4f» |
+# | σ²_β | «fits.em.sigma2_beta:.4g» | «fits.em.sigma2_beta_se:.4g» |
+# | σ²_e | «fits.em.sigma2_e:.4g» | «fits.em.sigma2_e_se:.4g» |
 # | PVE | «fits.em.pve:.4f» | «fits.em.pve_se:.4f» |
 # | log-likelihood | «fits.em.loglik:.2f» | |
 #
@@ -158,7 +158,7 @@ assert abs(value - em.pve_) < 1e-8, "gap 4.1: on the data the library's PVE is a
 print("gap 4.1 ✓")
 
 # %% [markdown] slide="results"
-# # Two variances carry thousands of features
+# # Two variances carry all «data.p» features
 #
 # «data.n» observations, «data.c» covariates, «data.p» features; no intercept; exact EM.
 #
@@ -166,8 +166,8 @@ print("gap 4.1 ✓")
 #
 # | parameter | EM | standard error |
 # |---|---|---|
-# | σ²_{β} | «fits.em.sigma2_beta:.4f» | «fits.em.sigma2_beta_se:.4f» |
-# | σ²_{e} | «fits.em.sigma2_e:.4f» | «fits.em.sigma2_e_se:.4f» |
+# | σ²_{β} | «fits.em.sigma2_beta:.4g» | «fits.em.sigma2_beta_se:.4g» |
+# | σ²_{e} | «fits.em.sigma2_e:.4g» | «fits.em.sigma2_e_se:.4g» |
 # | PVE | «fits.em.pve:.4f» | «fits.em.pve_se:.4f» |
 # | log-likelihood | «fits.em.loglik:.2f» | |
 #
@@ -220,17 +220,17 @@ plt.show()
 # %% data=true
 print("iteration   log-likelihood   sigma2_beta   sigma2_e")
 for t in checkpoints:
-    print(f"{t:9d}   {trace.loglik[t]:14.2f}   {trace.sigma2_beta[t]:11.4f}   {trace.sigma2_e[t]:8.4f}")
+    print(f"{t:9d}   {trace.loglik[t]:14.2f}   {trace.sigma2_beta[t]:11.4g}   {trace.sigma2_e[t]:8.4g}")
 
 # %% [markdown]
 # | iteration | log-likelihood | σ²_β |
 # |---|---|---|
-# | «paths.em.0.iteration» | «paths.em.0.loglik:.3f» | «paths.em.0.sigma2_beta:.4f» |
-# | «paths.em.1.iteration» | «paths.em.1.loglik:.3f» | «paths.em.1.sigma2_beta:.4f» |
-# | «paths.em.4.iteration» | «paths.em.4.loglik:.3f» | «paths.em.4.sigma2_beta:.4f» |
-# | «paths.em.7.iteration» | «paths.em.7.loglik:.3f» | «paths.em.7.sigma2_beta:.4f» |
-# | «paths.em.9.iteration» | «paths.em.9.loglik:.3f» | «paths.em.9.sigma2_beta:.4f» |
-# | «paths.em.-1.iteration» | «paths.em.-1.loglik:.3f» | «paths.em.-1.sigma2_beta:.4f» |
+# | «paths.em.0.iteration» | «paths.em.0.loglik:.3f» | «paths.em.0.sigma2_beta:.4g» |
+# | «paths.em.1.iteration» | «paths.em.1.loglik:.3f» | «paths.em.1.sigma2_beta:.4g» |
+# | «paths.em.4.iteration» | «paths.em.4.loglik:.3f» | «paths.em.4.sigma2_beta:.4g» |
+# | «paths.em.7.iteration» | «paths.em.7.loglik:.3f» | «paths.em.7.sigma2_beta:.4g» |
+# | «paths.em.9.iteration» | «paths.em.9.loglik:.3f» | «paths.em.9.sigma2_beta:.4g» |
+# | «paths.em.-1.iteration» | «paths.em.-1.loglik:.3f» | «paths.em.-1.sigma2_beta:.4g» |
 #
 # The first iteration gains much, as ω moves from ordinary towards generalised least squares (the picture leaves out
 # this steep part). Then the gains become small, and the log-likelihood looks finished long before σ²_β is.
@@ -238,17 +238,16 @@ for t in checkpoints:
 # %% [markdown] slide="results"
 # # The log-likelihood rises fast, then crawls
 #
-# ![Log-likelihood of EM against iteration on a logarithmic axis, with the maximum as a dotted line](figure:trace)
+# ![Log-likelihood of EM against iteration on a logarithmic axis, with the maximum as a level line](chart:trace)
 #
 # - It never falls; its steep start lies below the picture
-# - The axis is logarithmic: the flat end is most of the run
-# - Dotted: the maximum, from Newton
+# - Level line: the maximum, from Newton
 #
 # ---
 # Say: EM gains most of the log-likelihood in a small part of its iterations; the others change digits that nobody
-# prints. The dotted line is not from EM: only an independent optimum tells how far there is to go.
+# prints. The level line is not from EM: only an independent optimum tells how far there is to go.
 #
-# Ask: Where would you have stopped, had you not seen the dotted line?
+# Ask: Where would you have stopped, had you not seen the level line?
 #
 # Answer: Most would stop where the curve looks flat on a linear axis; the table of stopping rules shows what that
 # costs.
@@ -288,14 +287,14 @@ top = np.argsort(-np.abs(em.coef_ / sd), kind="stable")[:5]
 
 # %% data=true
 for j in top:
-    print(f"mean {em.coef_[j]:8.4f}   sd {sd[j]:.4f}   mean/sd {em.coef_[j] / sd[j]:8.4f}")
+    print(f"mean {em.coef_[j]:8.4g}   sd {sd[j]:.4g}   mean/sd {em.coef_[j] / sd[j]:8.4g}")
 
 # %% [markdown]
 # | feature | posterior mean | sd | mean/sd |
 # |---|---|---|---|
-# | «effects.em.0.feature» | «effects.em.0.mean:.4f» | «effects.em.0.sd:.4f» | «effects.em.0.z:.3f» |
-# | «effects.em.1.feature» | «effects.em.1.mean:.4f» | «effects.em.1.sd:.4f» | «effects.em.1.z:.3f» |
-# | «effects.em.2.feature» | «effects.em.2.mean:.4f» | «effects.em.2.sd:.4f» | «effects.em.2.z:.3f» |
+# | «effects.em.0.feature» | «effects.em.0.mean:.4g» | «effects.em.0.sd:.4g» | «effects.em.0.z:.3f» |
+# | «effects.em.1.feature» | «effects.em.1.mean:.4g» | «effects.em.1.sd:.4g» | «effects.em.1.z:.3f» |
+# | «effects.em.2.feature» | «effects.em.2.mean:.4g» | «effects.em.2.sd:.4g» | «effects.em.2.z:.3f» |
 #
 # **What shrinkage does.** μ is ridge regression with penalty σ²_e/σ²_β: every mean is pulled towards 0 by what the
 # data leave open. One β_j is hardly known, and yet the sum $X\beta$ has the sizeable variance that PVE measures.
@@ -332,15 +331,15 @@ axes[1].legend(frameon=False, fontsize="small", loc="upper left", markerscale=2)
 plt.show()
 
 # %% [markdown] slide="results"
-# # No single feature stands out when p ≫ n
+# # What the data say about single features
 #
 # ![Histogram of posterior means of β; y against predictions in the fit and left out](wide:posterior)
 #
-# - n rows resolve less than n/p of σ²_{β}; the most extreme mean/sd is «effects.em.0.z:.2f»
+# - n rows resolve at most n/p of σ²_{β}; the most extreme mean/sd is «effects.em.0.z:.2f»
 # - Left-out rows are the fair test of prediction
 #
 # ---
-# Say: Rows of the data are fewer than coefficients, so most of each coefficient's prior variance remains. The means
+# Say: Where rows are fewer than coefficients, most of each coefficient's prior variance remains. The means
 # fill a narrow normal curve, and the largest lies where the largest of so many is expected. Together the effects
 # explain variance, singly none is known.
 #
@@ -408,11 +407,20 @@ marks = [t for t in (0, 50, 100, 200, 500, 1000) if t < em.n_iter_]
 ax.scatter(trace.sigma2_beta[marks], trace.sigma2_e[marks], s=22, color="#D55E00", zorder=3, label="EM")
 for t in marks[:5]:
     ax.annotate(
-        str(t), (trace.sigma2_beta[t], trace.sigma2_e[t]), xytext=(5, 4), textcoords="offset points", fontsize=9
+        str(t),
+        (trace.sigma2_beta[t], trace.sigma2_e[t]),
+        xytext=(5, 4),
+        textcoords="offset points",
+        fontsize=9,
+        annotation_clip=True,
     )
 ax.scatter(
     [newton.sigma2_beta_], [newton.sigma2_e_], s=90, marker="*", color="#0072B2", zorder=4, label="optimum (Newton)"
 )
+around = np.concatenate([*curves, trace[["sigma2_beta", "sigma2_e"]].to_numpy()[50:].T], axis=1)
+low, high = around.min(axis=1), around.max(axis=1)  # contours and the late path; an early start may lie outside
+margin = 0.12 * (high - low)
+ax.set(xlim=(low[0] - margin[0], high[0] + margin[0]), ylim=(low[1] - margin[1], high[1] + 3 * margin[1]))
 ax.set(xlabel="$\\sigma^2_\\beta$", ylabel="$\\sigma^2_e$")
 ax.legend(frameon=False, fontsize="small")
 plt.show()
@@ -453,7 +461,7 @@ stops = {tol: first(tol) for tol in 10.0 ** -np.arange(2, 8)}
 print("iteration   below the maximum   sigma2_beta   off by the fraction")
 for t in stops.values():
     sb = trace.sigma2_beta[t]
-    print(f"{t:9d}   {best - trace.loglik[t]:17.4g}   {sb:11.4f}   {sb / newton.sigma2_beta_ - 1:19.4g}")
+    print(f"{t:9d}   {best - trace.loglik[t]:17.4g}   {sb:11.4g}   {sb / newton.sigma2_beta_ - 1:19.4g}")
 
 # %% [markdown]
 # | gain below | stops at | below the maximum by | σ²_β off by |
@@ -465,7 +473,8 @@ for t in stops.values():
 # | 1e-6 | «em_stopped.1e-6.n_iter» | «em_stopped.1e-6.below_maximum:.2g» | «em_stopped.1e-6.sigma2_beta_off:.2%» |
 # | 1e-7 | «em_stopped.1e-7.n_iter» | «em_stopped.1e-7.below_maximum:.2g» | «em_stopped.1e-7.sigma2_beta_off:.2%» |
 #
-# In every row the distance to the maximum is much larger than the tolerance. The reason is EM's rate of convergence.
+# Compare the distance to the maximum in each row with its tolerance: where EM crawls it is many times larger. The reason
+# is EM's rate of convergence.
 #
 # **EM converges linearly.** One iteration is a map $\theta_{t+1}=\mathcal M(\theta_t)$ with fixed point θ*. By
 # Taylor's theorem $\theta_{t+1}-\theta^*\approx R\,(\theta_t-\theta^*)$ with the Jacobian $R=\mathcal M'(\theta^*)$.
@@ -683,10 +692,10 @@ plt.show()
 #
 # | gain below | iterations | below max | σ²_{β} off by |
 # |---|---|---|---|
-# | 1e-2 | «em_stopped.1e-2.n_iter» | «em_stopped.1e-2.below_maximum:.6f» | «em_stopped.1e-2.sigma2_beta_off:.1%» |
-# | 1e-4 | «em_stopped.1e-4.n_iter» | «em_stopped.1e-4.below_maximum:.6f» | «em_stopped.1e-4.sigma2_beta_off:.1%» |
-# | 1e-6 | «em_stopped.1e-6.n_iter» | «em_stopped.1e-6.below_maximum:.6f» | «em_stopped.1e-6.sigma2_beta_off:.2%» |
-# | 1e-7 | «em_stopped.1e-7.n_iter» | «em_stopped.1e-7.below_maximum:.6f» | «em_stopped.1e-7.sigma2_beta_off:.2%» |
+# | 1e-2 | «em_stopped.1e-2.n_iter» | «em_stopped.1e-2.below_maximum:.2g» | «em_stopped.1e-2.sigma2_beta_off:.1%» |
+# | 1e-4 | «em_stopped.1e-4.n_iter» | «em_stopped.1e-4.below_maximum:.2g» | «em_stopped.1e-4.sigma2_beta_off:.1%» |
+# | 1e-6 | «em_stopped.1e-6.n_iter» | «em_stopped.1e-6.below_maximum:.2g» | «em_stopped.1e-6.sigma2_beta_off:.2%» |
+# | 1e-7 | «em_stopped.1e-7.n_iter» | «em_stopped.1e-7.below_maximum:.2g» | «em_stopped.1e-7.sigma2_beta_off:.2%» |
 #
 # $$\theta_{t+1}-\theta^*\approx R\,(\theta_t-\theta^*)\qquad R=I-I_c^{-1}I_o$$
 #
@@ -992,7 +1001,7 @@ plt.show()
 print(f"Newton: {newton.n_iter_} steps; EM: {em.n_iter_} iterations")
 for t in range(newton.n_iter_ + 1):
     row = newton.trace_.iloc[t]
-    print(f"{t:3d}   log-likelihood {row.loglik:.2f}   sigma2_beta {row.sigma2_beta:.6f}   sigma2_e {row.sigma2_e:.6f}")
+    print(f"{t:3d}   log-likelihood {row.loglik:.2f}   sigma2_beta {row.sigma2_beta:.6g}   sigma2_e {row.sigma2_e:.6g}")
 
 # %% [markdown]
 # Newton needs «fits.newton.n_iter» steps, EM «fits.em.n_iter» iterations. The scan before Newton evaluates the
@@ -1022,8 +1031,8 @@ assert abs(abs(slope / curvature) / gamma_end - true_distance) < 0.01 * true_dis
 #
 # | method | steps | σ²_{β} | log-likelihood |
 # |---|---|---|---|
-# | EM | «fits.em.n_iter» | «fits.em.sigma2_beta:.5f» | «fits.em.loglik:.4f» |
-# | Newton | «fits.newton.n_iter» | «fits.newton.sigma2_beta:.5f» | «fits.newton.loglik:.4f» |
+# | EM | «fits.em.n_iter» | «fits.em.sigma2_beta:.5g» | «fits.em.loglik:.4f» |
+# | Newton | «fits.newton.n_iter» | «fits.newton.sigma2_beta:.5g» | «fits.newton.loglik:.4f» |
 #
 # - Both derivatives of ℓ in γ are sums over the same rows
 # - A scan over γ first: there may be several maxima, and γ = 0
@@ -1102,25 +1111,25 @@ assert np.isclose(np.sqrt(numeric @ covariance @ numeric), newton.pve_se_, rtol=
 # %% data=true
 for name, model in (("ML", newton), ("REML", reml), ("ML, intercept", with_intercept)):
     fit = model.fit_
-    variances = f"sigma2_beta {fit.sigma2_beta:.4f} ({fit.sigma2_beta_se:.4f})   sigma2_e {fit.sigma2_e:.4f}"
-    print(f"{name:14s} {variances} ({fit.sigma2_e_se:.4f})   PVE {fit.pve:.4f}   log-likelihood {fit.loglik:.2f}")
+    variances = f"sigma2_beta {fit.sigma2_beta:.4g} ({fit.sigma2_beta_se:.4g})   sigma2_e {fit.sigma2_e:.4g}"
+    print(f"{name:14s} {variances} ({fit.sigma2_e_se:.4g})   PVE {fit.pve:.4f}   log-likelihood {fit.loglik:.2f}")
 
 # %% [markdown]
 # | Z as given | ML | REML |
 # |---|---|---|
-# | σ²_β | «fits.newton.sigma2_beta:.4f» | «fits.reml.sigma2_beta:.4f» |
-# | its standard error | «fits.newton.sigma2_beta_se:.4f» | «fits.reml.sigma2_beta_se:.4f» |
-# | σ²_e | «fits.newton.sigma2_e:.4f» | «fits.reml.sigma2_e:.4f» |
-# | its standard error | «fits.newton.sigma2_e_se:.4f» | «fits.reml.sigma2_e_se:.4f» |
+# | σ²_β | «fits.newton.sigma2_beta:.4g» | «fits.reml.sigma2_beta:.4g» |
+# | its standard error | «fits.newton.sigma2_beta_se:.4g» | «fits.reml.sigma2_beta_se:.4g» |
+# | σ²_e | «fits.newton.sigma2_e:.4g» | «fits.reml.sigma2_e:.4g» |
+# | its standard error | «fits.newton.sigma2_e_se:.4g» | «fits.reml.sigma2_e_se:.4g» |
 # | PVE | «fits.newton.pve:.4f» | «fits.reml.pve:.4f» |
 # | log-likelihood | «fits.newton.loglik:.2f» | «fits.reml.loglik:.2f» |
 #
 # | with an intercept | ML | REML |
 # |---|---|---|
-# | σ²_β | «fits_intercept.newton.sigma2_beta:.4f» | «fits_intercept.reml.sigma2_beta:.4f» |
-# | its standard error | «fits_intercept.newton.sigma2_beta_se:.4f» | «fits_intercept.reml.sigma2_beta_se:.4f» |
-# | σ²_e | «fits_intercept.newton.sigma2_e:.4f» | «fits_intercept.reml.sigma2_e:.4f» |
-# | its standard error | «fits_intercept.newton.sigma2_e_se:.4f» | «fits_intercept.reml.sigma2_e_se:.4f» |
+# | σ²_β | «fits_intercept.newton.sigma2_beta:.4g» | «fits_intercept.reml.sigma2_beta:.4g» |
+# | its standard error | «fits_intercept.newton.sigma2_beta_se:.4g» | «fits_intercept.reml.sigma2_beta_se:.4g» |
+# | σ²_e | «fits_intercept.newton.sigma2_e:.4g» | «fits_intercept.reml.sigma2_e:.4g» |
+# | its standard error | «fits_intercept.newton.sigma2_e_se:.4g» | «fits_intercept.reml.sigma2_e_se:.4g» |
 # | PVE | «fits_intercept.newton.pve:.4f» | «fits_intercept.reml.pve:.4f» |
 # | log-likelihood | «fits_intercept.newton.loglik:.2f» | «fits_intercept.reml.loglik:.2f» |
 #

@@ -1031,7 +1031,7 @@ for row in shown.itertuples():
 #   (lesson 04).
 # * **Gap** = KL from the posterior at that θ: «paths.mfvi_sweep.0.gap:.3f» at the start, «table.mfvi_sweep.gap:.4f»
 #   at the end. The gap does not say whether θ is good: the ELBO went where the gap is smaller.
-# * **Variances**: σ²_β = «table.mfvi_sweep.sigma2_beta:.4f», smaller than the «fits.newton.sigma2_beta:.4f» of
+# * **Variances**: σ²_β = «table.mfvi_sweep.sigma2_beta:.4g», smaller than the «fits.newton.sigma2_beta:.4g» of
 #   maximum likelihood. A fit that ends below half of the latter says so in its `status_`; lesson 06 derives why, and
 #   what to do instead.
 
@@ -1056,12 +1056,13 @@ plt.show()
 # - «table.mfvi_sweep.n_iter» sweeps; ELBO «table.mfvi_sweep.elbo:.2f»
 # - Log-likelihood «table.mfvi_sweep.loglik:.2f»
 # - Gap at the end: «table.mfvi_sweep.gap:.3f» nats
-# - σ²_{β} = «table.mfvi_sweep.sigma2_beta:.4f» (exact: «fits.newton.sigma2_beta:.4f»)
+# - σ²_{β} = «table.mfvi_sweep.sigma2_beta:.4g» (exact: «fits.newton.sigma2_beta:.4g»)
 #
-# ![Log-likelihood (solid) and ELBO (dashed) by sweep; the gap is shaded](figure:data_trace)
+# ![Log-likelihood and ELBO by sweep; the gap lies between them](chart:data_trace)
 #
 # ---
-# Say: The dashed ELBO never falls. But look at the solid line: the log-likelihood may fall while the ELBO rises. The ELBO prefers a θ at which independence costs little, and that is a
+# Say: The ELBO never falls. But look at the log-likelihood: it may fall while the ELBO rises. The ELBO prefers a θ at
+# which independence costs little, and that is a
 # smaller σ²_β.
 #
 # Ask: Would a small gap show that mean field found good variance components?
@@ -1074,8 +1075,8 @@ plt.show()
 # Plain variational EM needs «mfvi_plain.n_iter» iterations, each with all means at their optimum; the accelerated sweeps
 # need «mfvi_sweep.n_iter». Section 8 says why the number grows as the $\gamma x_j^\top x_j$ get small. At the iteration that
 # the trace of `estimates.json` keeps before the last, «paths.mfvi_plain.-2.iteration», the ELBO is
-# «paths.mfvi_plain.-2.elbo:.6f» and σ²_β «paths.mfvi_plain.-2.sigma2_beta:.6f»; at the end they are
-# «mfvi_plain.elbo:.6f» and «mfvi_plain.sigma2_beta:.6f». Near the maximum the ELBO is flat, so a small gain per iteration
+# «paths.mfvi_plain.-2.elbo:.6f» and σ²_β «paths.mfvi_plain.-2.sigma2_beta:.6g»; at the end they are
+# «mfvi_plain.elbo:.6f» and «mfvi_plain.sigma2_beta:.6g». Near the maximum the ELBO is flat, so a small gain per iteration
 # is no proof that σ²_β has arrived.
 
 # %% figure="data_climb"
@@ -1101,7 +1102,7 @@ plt.show()
 # - Accelerated: «mfvi_sweep.n_iter» sweeps
 # - ELBO maximised over θ and the span
 #
-# ![ELBO below its maximum by iteration: the plain method creeps, sweeps drop](figure:data_climb)
+# ![ELBO below its maximum by iteration: the plain method creeps, sweeps drop](chart:data_climb)
 #
 # ---
 # Say: Near its end plain variational EM is gradient ascent with step 2/p, and p is large. The accelerated version
@@ -1120,7 +1121,7 @@ plt.show()
 # The features whose means are furthest from zero in units of their standard deviation, with intervals $m_j\pm2s_j$.
 # The dotted lines are the prior's $\pm2\sigma_\beta$: with many features that share the signal, $\gamma x_j^\top x_j$
 # is small, and the data move each factor little away from its prior. The largest in this sense is
-# «effects.mfvi.0.feature», with mean «effects.mfvi.0.mean:.4f» and standard deviation «effects.mfvi.0.sd:.4f».
+# «effects.mfvi.0.feature», with mean «effects.mfvi.0.mean:.4g» and standard deviation «effects.mfvi.0.sd:.4g».
 
 # %% figure="data_effects"
 sd = np.sqrt(sweeps.beta_var_)

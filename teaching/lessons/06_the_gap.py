@@ -685,7 +685,7 @@ assert change < abs(np.log(np.sqrt(own.beta_var / ml.beta_var).mean())), (
 )
 print("maximum of     criterion     σ²_β      σ²_e")
 for name, (gamma, value, sigma2_e) in (("log-likelihood", top_loglik), ("ELBO          ", top_elbo)):
-    print(f"{name} {value:.2f}      {gamma * sigma2_e:.4f}    {sigma2_e:.4f}")
+    print(f"{name} {value:.2f}      {gamma * sigma2_e:.4g}    {sigma2_e:.4g}")
 
 # %% figure="profile"
 gammas = np.geomspace(min(top_loglik[0], top_elbo[0]) / 12, top_loglik[0] * 4, 150)
@@ -703,13 +703,13 @@ axes[0].set(xlabel="$\\gamma$", ylabel="criterion", ylim=(values[0] - 0.8 * heig
 axes[0].ticklabel_format(axis="y", useOffset=False)
 axes[0].legend(frameon=False, loc="upper left")
 axes[0].set_title("dots: the maxima", fontsize=11)
-axes[1].set(xlabel="$\\gamma$", ylabel="gap = log-likelihood − ELBO")
+axes[1].set(xlabel="$\\gamma$", ylabel="gap, nats")
 plt.show()
 
 # %% [markdown]
 # The two curves agree for small γ and part where the gap begins to count. Maximum likelihood has σ²_β =
-# «fits.newton.sigma2_beta:.4f», σ²_e = «fits.newton.sigma2_e:.4f» and attributes «fits.newton.pve:.1%» of the variance
-# to the features. The ELBO's maximum has σ²_β = «fits.mfvi.sigma2_beta:.4f», σ²_e = «fits.mfvi.sigma2_e:.4f», and a
+# «fits.newton.sigma2_beta:.4g», σ²_e = «fits.newton.sigma2_e:.4g» and attributes «fits.newton.pve:.1%» of the variance
+# to the features. The ELBO's maximum has σ²_β = «fits.mfvi.sigma2_beta:.4g», σ²_e = «fits.mfvi.sigma2_e:.4g», and a
 # share of «fits.mfvi.pve:.1%»: who learns θ by the ELBO reports the second number.
 # Intervals for a new response change less than those for the effects, since the larger σ²_e makes up for the smaller
 # σ²_β. The status of that fit is "«table.mfvi.status»". Its log-likelihood is «fits.mfvi.loglik:.2f» against
@@ -727,7 +727,7 @@ plt.show()
 # ![Left: log-likelihood and ELBO against γ with their maxima, the ELBO's at a smaller γ.
 # Right: the gap rises with γ.](wide:profile)
 #
-# - σ²_{β}: «fits.newton.sigma2_beta:.3f» by ML, «fits.mfvi.sigma2_beta:.3f» by the ELBO; PVE: «fits.newton.pve:.3f» and «fits.mfvi.pve:.3f»
+# - σ²_{β}: «fits.newton.sigma2_beta:.3g» by ML, «fits.mfvi.sigma2_beta:.3g» by the ELBO; PVE: «fits.newton.pve:.3f» and «fits.mfvi.pve:.3f»
 # - ELBO(γ) = ℓ(γ) − gap(γ), and the gap rises with γ. Remedy: theta_by="loglik"
 #
 # ---
@@ -784,7 +784,7 @@ for name, fit in zip(names, (ml, em, plain, own, same), strict=True):
 # * **At its own θ** the means still correlate with «table.mfvi.beta_mean_correlation:.4f», but they are shrunk more,
 #   and the variances are «table.mfvi.beta_var_ratio:.3f» of the exact ones at ML's θ. The last column (same θ) is what
 #   the neglected correlations do, «table.mfvi_loglik.beta_var_ratio:.3f»; the rest is the other θ, σ²_β =
-#   «table.mfvi.sigma2_beta:.4f» in place of «table.newton.sigma2_beta:.4f».
+#   «table.mfvi.sigma2_beta:.4g» in place of «table.newton.sigma2_beta:.4g».
 #
 # ### The pictures
 #
@@ -854,8 +854,8 @@ plt.show()
 #
 # | | EM | ML | MFVI | MFVI, ML's θ |
 # |---|---|---|---|---|
-# |σ²_{β}|«fits.em.sigma2_beta:.4f»|«fits.newton.sigma2_beta:.4f»|«fits.mfvi.sigma2_beta:.4f»|«mfvi_loglik.sigma2_beta:.4f»|
-# |σ²_{e}|«fits.em.sigma2_e:.4f»|«fits.newton.sigma2_e:.4f»|«fits.mfvi.sigma2_e:.4f»|«mfvi_loglik.sigma2_e:.4f»|
+# |σ²_{β}|«fits.em.sigma2_beta:.4g»|«fits.newton.sigma2_beta:.4g»|«fits.mfvi.sigma2_beta:.4g»|«mfvi_loglik.sigma2_beta:.4g»|
+# |σ²_{e}|«fits.em.sigma2_e:.4g»|«fits.newton.sigma2_e:.4g»|«fits.mfvi.sigma2_e:.4g»|«mfvi_loglik.sigma2_e:.4g»|
 # |log-likelihood|«fits.em.loglik:.2f»|«fits.newton.loglik:.2f»|«fits.mfvi.loglik:.2f»|«mfvi_loglik.loglik:.2f»|
 # | ELBO | – | – | «fits.mfvi.elbo:.2f» | «mfvi_loglik.elbo:.2f» |
 # |Var(β)/ML|«table.em.beta_var_ratio:.3f»|1|«table.mfvi.beta_var_ratio:.3f»|«table.mfvi_loglik.beta_var_ratio:.3f»|
@@ -877,7 +877,7 @@ plt.show()
 # # Iterating brings the gap down to a floor, not to zero
 #
 # ![Gap against iteration for variational EM, the collapsed fit and sweeps at maximum likelihood's θ,
-# logarithmic scales.](figure:gap_path)
+# logarithmic scales.](chart:gap_path)
 #
 # - Floor: gap(γ) of the closed form
 # - Variational EM: falls as γ falls
