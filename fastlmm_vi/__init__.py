@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from . import datasets
     from .comparison import compare
+    from .compilation import warmup
     from .errors import ConvergenceWarning, DataError, FitWarning, UnboundedLikelihoodError
     from .plots import plot_compare, plot_gap, plot_omega, plot_trace, plot_variance_path, plot_variances
     from .result import Fit, Status, Trace, load
@@ -28,6 +29,7 @@ _HOMES = {
     "Status": ".result",
     "Trace": ".result",
     "load": ".result",
+    "warmup": ".compilation",
     "compare": ".comparison",
     "plot_compare": ".plots",
     "plot_gap": ".plots",
@@ -49,6 +51,7 @@ __all__ = [  # noqa: RUF022 - in reading order
     "Status",
     "Trace",
     "load",
+    "warmup",
     "compare",
     "plot_compare",
     "plot_omega",

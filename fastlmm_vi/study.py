@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,8 @@ import pandas as pd
 
 from . import __version__
 from .comparison import beta_comparison, compare
-from .datasets import XYZ, make_xyz_twin
+from .compilation import warmup
+from .datasets import XYZ
 from .errors import DataError, UnboundedLikelihoodError
 from .result import Fit
 from .wide.estimator import WideLMM
@@ -110,7 +110,7 @@ class Study:
 def run(data: XYZ, report: Callable[[str], None] = lambda stage: None) -> Study:
     """Fit everything; the eigenbasis of X Xᵀ is made once and serves every fit."""
     report("compiling")
-    _compile()
+    warmup()  # no fit's seconds contain it
     report("eigenbasis of X Xᵀ")
     start = time.perf_counter()
     spectrum = Spectrum.of(data.X)
@@ -138,15 +138,6 @@ def run(data: XYZ, report: Callable[[str], None] = lambda stage: None) -> Study:
         failed=failed,
         spectrum_seconds=seconds,
     )
-
-
-def _compile() -> None:
-    """Load or compile every kernel on a small problem, so that no fit's seconds contain it."""
-    small = make_xyz_twin(n=30, p=50, c=2)
-    for options in (*METHODS.values(), *EXTRA.values()):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            WideLMM(**options).fit(small.X, small.y, small.Z)
 
 
 def describe(data: XYZ) -> dict[str, Any]:

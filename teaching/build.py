@@ -126,6 +126,9 @@ def build(
         _execute(solution, lesson, _emptied(folder.figures / lesson.name), shown, report)
         for cell in solution.cells:
             cell.source = _beside(cell.source, data)
+            for output in cell.get("outputs", []):
+                if "text" in output:
+                    output.text = _beside(output.text, data)
         for notebook, path in zip((solution, student), folder.notebooks(lesson), strict=True):
             _write(notebook, path)
         folder.remember(lesson.name, key)
@@ -176,8 +179,8 @@ def _execute(
 
 
 def _beside(source: str, data: Path | None) -> str:
-    """The cell with the data's name alone: whoever opens the notebook has the file beside it, wherever that is."""
-    return source if data is None else source.replace(repr(str(data.resolve())), repr(data.name))
+    """Text with the data's name alone: whoever opens the notebook has the file beside it, wherever that is."""
+    return source if data is None else source.replace(str(data.resolve()), data.name)
 
 
 def _emptied(folder: Path) -> Path:
@@ -196,6 +199,8 @@ def _estimates(folder: Folder, data: Path | None, library: str, report: Report) 
     if folder.keys().get("estimates") == key and folder.estimates.exists():
         return json.loads(folder.estimates.read_text(encoding="utf-8")), []
     numbers = study.run(xyz, lambda text: report(f"study, {text}")).to_dict()
+    if data is not None:
+        numbers["data"]["source"] = data.name
     _usable(numbers)
     folder.root.mkdir(parents=True, exist_ok=True)
     study.write_json(numbers, folder.estimates)

@@ -64,7 +64,8 @@ def write(slides: tuple[Slide, ...], figures: Path, path: Path, template: Path |
             _footer(page, slide, number, deck)
         page.notes_slide.notes_text_frame.text = notes(slide)
     deck.core_properties.title = slides[0].title
-    deck.core_properties.author = "fastlmm_vi"
+    deck.core_properties.author = deck.core_properties.last_modified_by = "fastlmm_vi"
+    deck.core_properties.comments = ""
     path.parent.mkdir(parents=True, exist_ok=True)
     deck.save(path)
     return small

@@ -24,6 +24,7 @@ RANKS = [
     {"wide.newton", "wide.em", "wide.mean_field"},
     {"wide.fit"},
     {"wide.estimator"},
+    {"compilation"},
     {"study", "teach"},
     {"cli"},
     {"__main__"},

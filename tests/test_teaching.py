@@ -1,5 +1,6 @@
 """The lessons: gaps and their checks, notebooks against sources, numbers against estimates.json, the deck's XML."""
 
+import importlib
 import json
 import re
 import shutil
@@ -101,6 +102,28 @@ def test_student_notebook_hides_every_solution(lesson, numbers):
     for gap in lesson.gaps.values():
         assert f'NotImplementedError("gap {gap.name} is still open' in text
         assert gap.solution not in text
+
+
+@each_lesson
+def test_functions_named_in_the_text_exist(lesson):
+    text = "\n".join(cell.source for cell in lesson.cells if cell.kind == "markdown")
+    for path in re.findall(r"`(fastlmm_vi(?:_kernels)?\.[\w.]+)", text):
+        assert resolves(path), f"there is no {path}"
+
+
+def resolves(path):
+    parts = path.split(".")
+    for cut in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[cut:]:
+            if not hasattr(found, part):
+                return part in getattr(found, "__dataclass_fields__", {})
+            found = getattr(found, part)
+        return True
+    return False
 
 
 # Notebooks as committed
@@ -618,7 +641,7 @@ def test_rebuilt_on_other_data_every_number_follows(tmp_path, numbers):
         solution = nbformat.read(built.notebooks(lesson)[0], as_version=4)
         text = "".join(cell.source for cell in solution.cells)
         assert "DATA = 'other.txt'" in text
-        assert str(tmp_path) not in text
+        assert str(tmp_path) not in built.notebooks(lesson)[0].read_text(encoding="utf-8")
         for cell in solution.cells:
             if cell.metadata.get("fastlmm_vi", {}).get("data"):
                 assert unfounded(printed(cell), others) == [], cell.id
