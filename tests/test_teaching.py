@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pytest
+from gaps import trials
 from lxml import etree
 from pptx import Presentation
 from pptx.util import Emu
@@ -23,7 +24,6 @@ from teaching import deck as decks
 from teaching.build import HERE, Folder, build
 from teaching.build import deck as make_deck
 from teaching.execute import execute
-from teaching.gaps import trials
 from teaching.layout import BODY as FRAME
 from teaching.layout import SMALLEST, LayoutError, picture_sizes, place
 from teaching.lesson import Lesson, LessonError, fill, lessons

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from .lesson import Lesson
+from teaching.lesson import Lesson
 
 
 class Trial(NamedTuple):
