@@ -269,3 +269,28 @@ def test_pve_and_its_standard_error(name, options):
     a = profile.evaluate(rotated, profile.likelihood(rotated, bool(options)), theta[0] / theta[1]).a
     covariance = observed(rotated, *theta, a).variances
     assert model.pve_se_ == pytest.approx(np.sqrt(gradient @ covariance @ gradient), rel=1e-6)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-8])
+@pytest.mark.parametrize("name", ["low rank", "graded", "centred", "repeated rows"])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_singular_features_that_reproduce_y_give_one_fit_by_either_form_of_the_spectrum(name, noise):
+    """σ²_e goes to 0 and γ to 1e10 and beyond: what rounding leaves in the null space of X Xᵀ must not be amplified."""
+    rng = np.random.default_rng(3)
+    low = rng.normal(size=(12, 70))
+    X = {
+        "low rank": rng.normal(size=(40, 12)) @ low,
+        "graded": rng.normal(size=(40, 12)) * np.logspace(0, -3, 12) @ low,
+        "centred": (full := rng.normal(size=(40, 70))) - full.mean(axis=0),
+        "repeated rows": np.repeat(rng.normal(size=(20, 70)), 2, axis=0),
+    }[name]
+    y = X @ rng.normal(size=70) + noise * rng.normal(size=40)
+    for options in ({"method": "em", "max_iter": 3000}, {"method": "mfvi"}, {"reml": True}):
+        try:
+            by_vectors = WideLMM(**options).fit(X, y, spectrum=Spectrum.of(X))
+        except UnboundedLikelihoodError:
+            continue
+        once = WideLMM(**options).fit(X, y)
+        assert np.isfinite(once.beta_var_).all()
+        # The fits end at σ²_e of 1e-28: variances there are the square root of rounding apart, means are not.
+        np.testing.assert_allclose(once.coef_, by_vectors.coef_, atol=1e-6 * np.abs(by_vectors.coef_).max())
