@@ -4,6 +4,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -49,9 +50,8 @@ def execute(
     start = time.perf_counter()
     seen = notebook.cells
     run = nbformat.from_dict({**notebook, "cells": list(_with_unseen(seen, figures, sizes))})
-    client = kernel_for(run, timeout=TIMEOUT)
     code = [cell for cell in seen if cell.cell_type == "code"]
-    with client.setup_kernel(env={**os.environ, **INLINE}):
+    with kernel_for(run, timeout=TIMEOUT) as client, client.setup_kernel(env={**os.environ, **INLINE}):
         for position, cell in enumerate(run.cells):
             if cell.cell_type == "code":
                 report(f"cell {position + 1} of {len(run.cells)}")
@@ -63,15 +63,15 @@ def execute(
     return time.perf_counter() - start
 
 
-def kernel_for(notebook: nbformat.NotebookNode, **options: Any) -> NotebookClient:
-    """Return a client that runs the notebook in a kernel which nobody else on the machine's network can reach."""
+@contextmanager
+def kernel_for(notebook: nbformat.NotebookNode, **options: Any) -> Iterator[NotebookClient]:
+    """Yield a client that runs the notebook in a kernel which nobody else on the machine's network can reach."""
     config = Config()
-    if os.name != "nt":
-        config.KernelManager.transport = "ipc"
-        config.KernelManager.ip = str(
-            Path(tempfile.mkdtemp(prefix="fastlmm_vi_")) / "kernel"
-        )  # sockets, not in the way
-    return NotebookClient(notebook, record_timing=False, coalesce_streams=True, config=config, **options)
+    with tempfile.TemporaryDirectory(prefix="fastlmm_vi_", ignore_cleanup_errors=True) as sockets:
+        if os.name != "nt":
+            config.KernelManager.transport = "ipc"
+            config.KernelManager.ip = str(Path(sockets) / "kernel")
+        yield NotebookClient(notebook, record_timing=False, coalesce_streams=True, config=config, **options)
 
 
 def _with_unseen(

@@ -94,8 +94,10 @@ def _reasons(lesson: Lesson, fillings: Mapping[str, str], data: Path | None) -> 
             cells.append(trials[name])
         cells.append(cell)
     run = new_notebook(cells=cells, metadata=reference.metadata)
-    client = kernel_for(run, timeout=TIMEOUT, interrupt_on_timeout=True, allow_errors=True)
-    with contextlib.suppress(CellTimeoutError, DeadKernelError):
+    with (
+        kernel_for(run, timeout=TIMEOUT, interrupt_on_timeout=True, allow_errors=True) as client,
+        contextlib.suppress(CellTimeoutError, DeadKernelError),
+    ):
         client.execute()
     return {name: _reason(trials.get(name), lesson.gaps[name].blank, fillings.get(name)) for name in lesson.gaps}
 

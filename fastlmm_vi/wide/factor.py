@@ -95,8 +95,20 @@ class Tridiagonal:
 
     def largest(self) -> float:
         """The largest alone, by bisection."""
-        last = self.diag.size - 1
-        return float(scipy.linalg.eigvalsh_tridiagonal(self.diag, self.off, select="i", select_range=(last, last))[0])
+        return self._eigenvalue(self.diag.size - 1)
+
+    @property
+    def singular(self) -> bool:
+        """Whether the smallest eigenvalue is nothing but rounding: γ then multiplies rounding, which `solve` cannot know."""
+        return self._eigenvalue(0) <= self.rounding * self.largest()
+
+    def with_vectors(self) -> Eigenvectors:
+        """The same G by its eigenvectors."""
+        d, S = (np.asarray(part, dtype=np.float64) for part in scipy.linalg.eigh_tridiagonal(self.diag, self.off))
+        return Eigenvectors(_floored(d, self.rounding), self._reflect(S, "N"))
+
+    def _eigenvalue(self, k: int) -> float:
+        return float(scipy.linalg.eigvalsh_tridiagonal(self.diag, self.off, select="i", select_range=(k, k))[0])
 
     def rows(self, B: Array) -> tuple[Array, Array]:
         """Eigenvalues and UᵀB by QL on the rows of QᵀB alone: O(m² k)."""
@@ -124,6 +136,12 @@ class Tridiagonal:
             return B
         tail, _, _ = dormqr("L", trans, self.packed[1:, : m - 1], self.tau, B[1:], BLOCK * k)
         return np.vstack([B[:1], tail])
+
+
+def for_one_response(gram: Array, rounding: float) -> Factor:
+    """Return the tridiagonal form of G or, where G is singular, its eigenvectors: they tell 0 from rounding at every γ."""
+    factor = Tridiagonal.of(gram, rounding)
+    return factor.with_vectors() if factor.singular else factor
 
 
 def _floored(d: Array, rounding: float) -> Array:

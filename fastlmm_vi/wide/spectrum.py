@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import DataError, FitWarning
 from ..result import Array
 from .design import Design
-from .factor import Eigenvectors, Factor, Tridiagonal
+from .factor import Eigenvectors, Factor, for_one_response
 from .storage import DenseFeatures, FeatureMatrix
 
 
@@ -67,8 +67,8 @@ class Spectrum:
         ----------
         X : ndarray or FeatureMatrix
         reuse : bool, default True
-            True computes eigenvectors: each further response then costs a few products. False, for n < p, stops at
-            tridiagonal form: one fit takes about 0.7 of the time, but each response is diagonalised anew.
+            True computes eigenvectors: each further response then costs a few products. False, for n < p and X Xᵀ of full
+            rank, stops at tridiagonal form: the first fit is faster, but each response is diagonalised anew.
         """
         features = DenseFeatures(np.asarray(X, dtype=np.float64)) if hasattr(X, "__array__") else X
         n, p = features.shape
@@ -80,8 +80,8 @@ class Spectrum:
             raise DataError("X is so small that its squares are no numbers (below 1e-300): rescale X.")
         rounding = max(n, p) * float(np.finfo(float).eps)
         # With n ≥ p the projection off the columns of X needs the eigenvectors (`rotate`).
-        form = Eigenvectors if reuse or n >= p else Tridiagonal
-        factor: Factor = form.of(gram, rounding)
+        make = Eigenvectors.of if reuse or n >= p else for_one_response
+        factor: Factor = make(gram, rounding)
         _warn_if_offset_dominates(features, factor, float(diagonal.sum()))
         return cls(features, factor)
 

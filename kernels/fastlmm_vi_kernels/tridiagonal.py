@@ -85,15 +85,24 @@ def diagonalise(diag, off, rows):
 
 
 @kernel
-def solve(gamma, diag, off, B):
-    """Overwrite B (n, k) by (I + γT)⁻¹ B, T positive semidefinite, γ ≥ 0: I + γT = L D Lᵀ, forwards, then backwards."""
-    n, k = B.shape
+def factorise(gamma, diag, off):
+    """Return the pivots D (n,) and the subdiagonal of L (n,), last entry unused, with I + γT = L D Lᵀ."""
+    n = diag.size
     pivots = np.empty(n)
-    factor = np.empty(n)  # L[i + 1, i]
+    factor = np.empty(n)
     pivots[0] = 1.0 + gamma * diag[0]
     for i in range(1, n):
         factor[i - 1] = gamma * off[i - 1] / pivots[i - 1]
         pivots[i] = 1.0 + gamma * diag[i] - factor[i - 1] * gamma * off[i - 1]
+    return pivots, factor
+
+
+@kernel
+def solve(gamma, diag, off, B):
+    """Overwrite B (n, k) by (I + γT)⁻¹ B, T positive semidefinite, γ ≥ 0: by L forwards, then by D Lᵀ backwards."""
+    n, k = B.shape
+    pivots, factor = factorise(gamma, diag, off)
+    for i in range(1, n):
         for j in range(k):
             B[i, j] -= factor[i - 1] * B[i - 1, j]
     for j in range(k):
@@ -107,12 +116,7 @@ def solve(gamma, diag, off, B):
 def inverse_factor(gamma, diag, off, M):
     """Fill M (n, n) with the upper triangular L⁻ᵀ D^(−½): (I + γT)⁻¹ = M Mᵀ."""
     n = diag.size
-    pivots = np.empty(n)
-    factor = np.empty(n)
-    pivots[0] = 1.0 + gamma * diag[0]
-    for i in range(1, n):
-        factor[i - 1] = gamma * off[i - 1] / pivots[i - 1]
-        pivots[i] = 1.0 + gamma * diag[i] - factor[i - 1] * gamma * off[i - 1]
+    pivots, factor = factorise(gamma, diag, off)
     for j in range(n):
         M[j, j] = 1.0 / math.sqrt(pivots[j])
         for i in range(j + 1, n):
