@@ -11,7 +11,8 @@ from fastlmm_vi_kernels import spectral, sweep
 from problems import PROBLEMS
 
 from fastlmm_vi import WideLMM
-from fastlmm_vi.wide import design, information, mean_field, posterior, profile, sweeps
+from fastlmm_vi.wide import design, information, mean_field, posterior, profile, road, sweeps
+from fastlmm_vi.wide.basis import LIKELIHOOD, RESTRICTED, elbo
 from fastlmm_vi.wide.spectrum import Spectrum
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "derivation.md").read_text(encoding="utf-8")
@@ -23,11 +24,13 @@ GAMMA = SB / SE
 class Setting:
     """One problem with everything that the formulas speak of."""
 
-    def __init__(self, name, *, reuse=True):
+    def __init__(self, name, *, form="eigenvectors"):
         self.y, self.Z, self.X = PROBLEMS[name]
         self.design = design.build(self.X, self.y, self.Z, fit_intercept=False, standardize=False)
-        self.spectrum = Spectrum.of(self.X, reuse=reuse)
-        self.rotated = self.spectrum.rotate(self.design)
+        self.rotated = Spectrum.of(self.X, reuse=form != "tridiagonal").rotate(self.design)
+        self.spectrum, self.basis = Spectrum.of(self.X, reuse=form != "tridiagonal"), self.rotated
+        if form == "bordered":
+            self.spectrum, self.basis = road.choose(self.design, trace=False)
         rng = np.random.default_rng(0)
         self.a = rng.normal(size=self.Z.shape[1])
         self.omega = self.design.omega(self.a)
@@ -39,7 +42,8 @@ class Setting:
 
 
 def check_loglik(s):
-    return spectral.marginal_loglik(SB, SE, s.a, *s.rotated), naive.loglik(*s.data, *s.theta)
+    assert spectral.marginal_loglik(SB, SE, s.a, *s.rotated) == pytest.approx(s.basis.loglik(SB, SE, s.a), rel=1e-12)
+    return s.basis.loglik(SB, SE, s.a), naive.loglik(*s.data, *s.theta)
 
 
 def check_posterior_mean(s):
@@ -68,8 +72,7 @@ def check_variances(s):
 
 def check_profile(s):
     gammas = [1e-3, GAMMA, 3.0]
-    criterion = profile.likelihood(s.rotated)
-    got = [profile.evaluate(s.rotated, criterion, gamma).value for gamma in gammas]
+    got = [s.basis.at(LIKELIHOOD, gamma).value for gamma in gammas]
     return np.array(got), np.array([naive.profile_loglik(*s.data, gamma) for gamma in gammas])
 
 
@@ -125,7 +128,9 @@ def check_m_step(s):
 
 
 def check_gap(s):
-    return spectral.mean_field_gap(np.array([GAMMA]), s.sq_norms, s.rotated.d)[0], naive.gap(s.X, GAMMA)
+    by_kernel = spectral.mean_field_gap(np.array([GAMMA]), s.sq_norms, s.rotated.d)[0]
+    assert by_kernel == pytest.approx(s.basis.gap(s.sq_norms, GAMMA), rel=1e-9)
+    return by_kernel, naive.gap(s.X, GAMMA)
 
 
 def check_subspace(s):
@@ -139,33 +144,31 @@ def check_subspace(s):
     return np.r_[run.elbo[-1], run.state.mean], np.r_[value, mean]
 
 
-def block_diagonal(first, second):
-    off = np.zeros((len(first), len(second)))
-    return np.block([[first, off], [off.T, second]])
-
-
-def check_information_ml(s):
-    best = profile.maximise(s.rotated, profile.likelihood(s.rotated)).best
-    found = information.observed_ml(s.rotated, best.sigma2_beta, best.sigma2_e, best.a)
-    assert not found.reason
+def check_information(s):
     c = s.a.size
-    theta = np.r_[s.design.omega(best.a), best.sigma2_beta, best.sigma2_e]
-    H = -naive.hessian(lambda t: naive.loglik(*s.data, t[:c], t[c], t[c + 1]), theta)
-    marginal = np.linalg.inv(H)
-    got = block_diagonal(s.design.omega_covariance(found.effects), found.variances)
-    return got, block_diagonal(marginal[:c, :c], marginal[c:, c:])
-
-
-def check_information_reml(s):
-    best = profile.maximise(s.rotated, profile.likelihood(s.rotated, reml=True)).best
-    got = information.observed_reml(s.rotated, best.sigma2_beta, best.sigma2_e, best.a)
-    assert not got.reason
-    H = -naive.hessian(lambda t: naive.restricted_loglik(*s.data, *t), [best.sigma2_beta, best.sigma2_e])
-    return got.variances, np.linalg.inv(H)
+    got, expected = [], []
+    for reml in (False, True):
+        best = profile.maximise(s.basis, RESTRICTED if reml else LIKELIHOOD).best
+        found = information.observed(s.basis, best.sigma2_beta, best.sigma2_e, reml=reml)
+        assert not found.reason
+        got += [found.variances, s.design.omega_covariance(found.effects)]
+        variances = np.array([best.sigma2_beta, best.sigma2_e])
+        omega = s.design.omega(s.basis.effects(best.gamma).a)
+        if reml:
+            inverse = np.linalg.inv(-naive.hessian(lambda t: naive.restricted_loglik(*s.data, *t), variances))
+            at_theta = np.linalg.inv(
+                -naive.hessian(lambda t, v=variances: naive.loglik(*s.data, t, *v), omega)  # GLS at the estimates
+            )
+            expected += [inverse, at_theta]
+        else:
+            theta = np.r_[omega, variances]
+            joint = np.linalg.inv(-naive.hessian(lambda t: naive.loglik(*s.data, t[:c], t[c], t[c + 1]), theta))
+            expected += [joint[c:, c:], joint[:c, :c]]
+    return np.concatenate([part.ravel() for part in got]), np.concatenate([part.ravel() for part in expected])
 
 
 def check_pve(s):
-    t = information.mean_projected_eigenvalue(s.rotated)
+    t = s.basis.explained / (s.design.n - s.design.c)
     return SB * t / (SB * t + SE), naive.pve(s.Z, s.X, SB, SE)
 
 
@@ -175,7 +178,8 @@ CHECKS = {
     ("fastlmm_vi_kernels.spectral.em", "em"): check_em,
     ("fastlmm_vi.wide.spectrum.Spectrum.rotate", "em_step"): check_em_step,
     ("fastlmm_vi.wide.spectrum.Spectrum.variances", "posterior"): check_variances,
-    ("fastlmm_vi.wide.profile.evaluate", "profile_loglik"): check_profile,
+    ("fastlmm_vi.wide.rotated.Rotated.at", "profile_loglik"): check_profile,
+    ("fastlmm_vi.wide.bordered.Bordered.at", "profile_loglik"): check_profile,
     ("fastlmm_vi.wide.newton.fit", "restricted_loglik"): check_reml,
     ("fastlmm_vi.wide.sweeps.elbo", "elbo"): check_elbo,
     ("fastlmm_vi.wide.mean_field.kl_to_posterior", "kl"): check_kl,
@@ -184,12 +188,11 @@ CHECKS = {
     ("fastlmm_vi.wide.sweeps.ascend", "mean_field_m_step"): check_m_step,
     ("fastlmm_vi_kernels.spectral.mean_field_gap", "gap"): check_gap,
     ("fastlmm_vi.wide.sweeps.ascend", "subspace_profile"): check_subspace,
-    ("fastlmm_vi.wide.information.observed_ml", "hessian"): check_information_ml,
-    ("fastlmm_vi.wide.information.observed_reml", "hessian"): check_information_reml,
-    ("fastlmm_vi.wide.information.mean_projected_eigenvalue", "pve"): check_pve,
+    ("fastlmm_vi.wide.information.observed", "hessian"): check_information,
+    ("fastlmm_vi.wide.rotated.Rotated.explained", "pve"): check_pve,
 }
 # Differences of a function of size 100 with relative steps of 1e-4 carry about five digits.
-TOLERANCE = {check_information_ml: 1e-4, check_information_reml: 1e-4}
+TOLERANCE = {check_information: 1e-4}
 
 
 def test_the_page_and_the_checks_name_the_same_functions():
@@ -207,31 +210,31 @@ def test_named_functions_exist(path):
             continue
         for part in parts[cut:]:
             found = getattr(found, part)
-        assert callable(found)
+        assert callable(found) or isinstance(found, property)
         return
     pytest.fail(f"{path} does not exist")
 
 
-@pytest.mark.parametrize("reuse", [True, False], ids=["eigenvectors", "tridiagonal"])
+@pytest.mark.parametrize("form", ["eigenvectors", "tridiagonal", "bordered"])
 @pytest.mark.parametrize("problem", ["wide", "tall", "rank_deficient_wide", "rank_deficient_tall"])
 @pytest.mark.parametrize("pair", CHECKS, ids=lambda pair: pair[1])
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_formula(pair, problem, reuse):
+def test_formula(pair, problem, form):
     check = CHECKS[pair]
-    got, expected = check(Setting(problem, reuse=reuse))
+    got, expected = check(Setting(problem, form=form))
     np.testing.assert_allclose(got, expected, rtol=TOLERANCE.get(check, 1e-9), atol=1e-10)
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
-@pytest.mark.parametrize("reml", [False, True])
-def test_profile_derivatives(problem, reml):
-    s = Setting(problem)
-    criterion = profile.likelihood(s.rotated, reml)
-    for gamma in (0.01, 0.3, 5.0):
-        h = 1e-4 * gamma
-        evaluate = [spectral.profile(g, *s.rotated, criterion.h, reml) for g in (gamma - h, gamma, gamma + h)]
-        slope = (evaluate[2][0] - evaluate[0][0]) / (2 * h)
-        curvature = (evaluate[2][1] - evaluate[0][1]) / (2 * h)
-        # Central differences: relative error of the step squared, and rounding over the step.
-        np.testing.assert_allclose(evaluate[1][1] * gamma, slope * gamma, rtol=1e-5, atol=1e-7)
-        np.testing.assert_allclose(evaluate[1][2] * gamma**2, curvature * gamma**2, rtol=1e-5, atol=1e-7)
+@pytest.mark.parametrize("form", ["eigenvectors", "bordered"])
+def test_profile_derivatives(problem, form):
+    s = Setting(problem, form=form)
+    for criterion in (LIKELIHOOD, RESTRICTED, elbo(s.sq_norms)):
+        for gamma in (0.01, 0.3, 5.0):
+            h = 1e-4 * gamma
+            below, point, above = (s.basis.at(criterion, g) for g in (gamma - h, gamma, gamma + h))
+            slope, curvature = (above.value - below.value) / (2 * h), (above.slope - below.slope) / (2 * h)
+            # Central differences: relative error of the step squared, and rounding over the step.
+            np.testing.assert_allclose(point.slope * gamma, slope * gamma, rtol=1e-5, atol=1e-7)
+            np.testing.assert_allclose(point.curvature * gamma**2, curvature * gamma**2, rtol=1e-5, atol=1e-7)
+            assert s.basis.rises(criterion, gamma) == (point.slope > 0.0)

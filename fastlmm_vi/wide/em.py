@@ -7,9 +7,11 @@ from fastlmm_vi_kernels import spectral as kernels
 
 from ..result import Status
 from . import posterior, profile
+from .basis import LIKELIHOOD
 from .design import Design
 from .estimate import Estimate, judge, modes, trace
-from .spectrum import Rotated, Spectrum
+from .rotated import Rotated
+from .spectrum import Spectrum
 
 
 def fit(design: Design, spectrum: Spectrum, rotated: Rotated, *, tol: float, max_iter: int) -> Estimate:
@@ -20,11 +22,10 @@ def fit(design: Design, spectrum: Spectrum, rotated: Rotated, *, tol: float, max
     likelihood is below `tol`, relative to σ²_β: EM's own steps get small long before. Docs: derivation, sections 2–3.
     """
     start = time.perf_counter()
-    criterion = profile.likelihood(rotated)
-    optimum = profile.maximise(rotated, criterion)
+    optimum = profile.maximise(rotated, LIKELIHOOD)
     half = 0.5 * float(np.var(design.y))
     d, y, Q, n = rotated
-    path, a, distance = kernels.em(half, half, max_iter, tol, d, y, Q, n, design.p, criterion.h)
+    path, a, distance = kernels.em(half, half, max_iter, tol, d, y, Q, n, design.p, rotated.positive)
     seconds = time.perf_counter() - start
     loglik, sigma2_beta, sigma2_e = path[-1]
     status, notes = judge(optimum, distance <= tol, sigma2_beta, loglik)
@@ -32,7 +33,7 @@ def fit(design: Design, spectrum: Spectrum, rotated: Rotated, *, tol: float, max
         notes = (*notes, "method='newton' maximises the same likelihood without the crawl.")
     return Estimate(
         method="em",
-        criterion_name=criterion.name,
+        criterion_name=LIKELIHOOD.name,
         criterion=loglik,
         sigma2_beta=sigma2_beta,
         sigma2_e=sigma2_e,

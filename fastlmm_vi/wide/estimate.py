@@ -7,9 +7,9 @@ import numpy as np
 
 from ..result import Array, Fit, Posterior, Status, Trace
 from . import information
+from .basis import Basis
 from .design import Design
 from .profile import Optimum
-from .spectrum import Rotated
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,19 +96,19 @@ def judge(optimum: Optimum, arrived: bool, sigma2_beta: float, value: float) -> 
 
 def to_fit(
     design: Design,
-    rotated: Rotated | None,
+    basis: Basis | None,
     estimate: Estimate,
     loglik: float,
     timings: Mapping[str, float],
     threads: int,
 ) -> Fit:
-    """Add standard errors, PVE and names to an estimate; `rotated` is None where no spectrum was made."""
+    """Add standard errors, PVE and names to an estimate; `basis` is None where no spectrum was made."""
     e = estimate
-    found = _information(rotated, e)
+    found = _information(basis, e)
     omega, omega_cov = design.omega(e.a), design.omega_covariance(found.effects)
     omega_se = np.sqrt(np.diag(omega_cov))
     first = 1 if design.has_intercept else 0
-    t = _mean_projected_eigenvalue(design, rotated)
+    t = _mean_projected_eigenvalue(design, basis)
     explained = e.sigma2_beta * t
     sigma2_beta_se, sigma2_e_se = np.sqrt(np.diag(found.variances))
     return Fit(
@@ -158,8 +158,8 @@ def centre_intercept(fit: Fit, design: Design) -> Fit:
     return replace(moved, intercept_se=np.nan, notes=(*fit.notes, note))
 
 
-def _information(rotated: Rotated | None, e: Estimate) -> information.Information:
-    if rotated is None:
+def _information(basis: Basis | None, e: Estimate) -> information.Information:
+    if basis is None:
         nan = np.full((e.a.size, e.a.size), np.nan)
         return information.Information(nan, np.full((2, 2), np.nan), "no spectrum was made for a matrix of this size")
     reason = e.no_se
@@ -170,13 +170,13 @@ def _information(rotated: Rotated | None, e: Estimate) -> information.Informatio
     elif e.status is Status.ZERO_SIGMA2_E:
         reason = "σ²_e is on its boundary"
     if reason:
-        return information.gls(rotated, e.sigma2_beta, e.sigma2_e, reason)
-    observed = information.observed_reml if e.reml else information.observed_ml
-    return observed(rotated, e.sigma2_beta, e.sigma2_e, e.a)
+        return information.gls(basis, e.sigma2_beta, e.sigma2_e, reason)
+    return information.observed(basis, e.sigma2_beta, e.sigma2_e, reml=e.reml)
 
 
-def _mean_projected_eigenvalue(design: Design, rotated: Rotated | None) -> float:
-    if rotated is not None:
-        return information.mean_projected_eigenvalue(rotated)
-    explained = (design.features.rmatvec(design.Q) ** 2).sum()
-    return float((design.features.column_sq_norms().sum() - explained) / (design.n - design.c))
+def _mean_projected_eigenvalue(design: Design, basis: Basis | None) -> float:
+    """T = tr(MK) / (n − c), M projecting off the covariates: what one unit of σ²_β adds to the variance of y."""
+    if basis is not None:
+        return basis.explained / (design.n - design.c)
+    explained = float((design.features.rmatvec(design.Q) ** 2).sum())
+    return (float(design.features.column_sq_norms().sum()) - explained) / (design.n - design.c)

@@ -7,35 +7,46 @@ from typing import Protocol
 import numpy as np
 import scipy.linalg
 from fastlmm_vi_kernels import tridiagonal as kernels
-from scipy.linalg.lapack import dormqr, dsytrd
+from scipy.linalg.lapack import dsytrd
 
 from ..result import Array
-
-BLOCK = 64  # columns LAPACK reduces at a time; scipy's own default is one, at half the speed
+from .householder import BLOCK, apply_reflectors
 
 
 class Factor(Protocol):
     """What the spectrum asks of G (m, m), whatever form it was brought to."""
 
-    @property
-    def eigenvalues(self) -> Array:
-        """Of G, (m,); those within rounding of 0 are exactly 0."""
-        ...
-
     def largest(self) -> float:
         """Its largest eigenvalue."""
-        ...
-
-    def rows(self, B: Array) -> tuple[Array, Array]:
-        """Eigenvalues of G = U D Uᵀ and UᵀB, B (m, k), in the same order."""
         ...
 
     def solve(self, gamma: float, B: Array) -> Array:
         """(I + γG)⁻¹ B, B (m,) or (m, k)."""
         ...
 
+    def ridge(self, gamma: float, B: Array) -> Array:
+        """γ (I + γG)⁻¹ B where the null space of G adds nothing: B in the range of G, or the product left of Xᵀ."""
+        ...
+
     def half(self, gamma: float) -> Array:
         """H (m, m) with (I + γG)⁻¹ = H Hᵀ."""
+        ...
+
+    def logdet(self, gamma: float) -> float:
+        """log|I + γG|."""
+        ...
+
+
+class Diagonalisable(Factor, Protocol):
+    """A factor that also gives eigenvalues, and rows in the eigenbasis."""
+
+    @property
+    def eigenvalues(self) -> Array:
+        """Of G, (m,), ascending; those within rounding of 0 are exactly 0."""
+        ...
+
+    def rows(self, B: Array) -> tuple[Array, Array]:
+        """Eigenvalues of G = U D Uᵀ and UᵀB, B (m, k), in the same order."""
         ...
 
 
@@ -64,16 +75,26 @@ class Eigenvectors:
         """(I + γG)⁻¹ B."""
         return self.W @ ((self.W.T @ B).T / (1.0 + gamma * self.eigenvalues)).T
 
+    def ridge(self, gamma: float, B: Array) -> Array:
+        """γ (I + γG)⁻¹ B without the null space, where γ, which may be 1e20, would multiply rounding."""
+        weights = np.where(self.eigenvalues > 0.0, gamma / (1.0 + gamma * self.eigenvalues), 0.0)
+        return self.W @ ((self.W.T @ B).T * weights).T
+
     def half(self, gamma: float) -> Array:
         """W diag(1 + γd)^(−½)."""
         return self.W / np.sqrt(1.0 + gamma * self.eigenvalues)
+
+    def logdet(self, gamma: float) -> float:
+        """log|I + γG|."""
+        return float(np.log1p(gamma * self.eigenvalues).sum())
 
 
 @dataclass(frozen=True, eq=False)
 class Tridiagonal:
     """G = Q T Qᵀ, T tridiagonal, Q as Householder reflectors: the form for one response, a third of the eigenvectors' time.
 
-    `packed` holds the reflectors as LAPACK's dsytrd leaves them; the first row and column of Q are those of I.
+    The first row and column of Q are those of I. Reflector j acts on rows j + 1 …; `packed` (m, m − 1) is a view of what
+    LAPACK's dsytrd leaves, one element further, so that row i of it belongs to row i + 1 of Q; its last row is 0.
     """
 
     diag: Array
@@ -85,7 +106,11 @@ class Tridiagonal:
     @classmethod
     def of(cls, gram: Array, rounding: float) -> "Tridiagonal":
         """Reduce G, given by its lower triangle, which is overwritten."""
-        packed, diag, off, tau, _ = dsytrd(gram, lower=1, lwork=BLOCK * max(len(gram), 1), overwrite_a=1)
+        # scipy's own default workspace reduces one column at a time, at half the speed.
+        m = len(gram)
+        reduced, diag, off, tau, _ = dsytrd(gram, lower=1, lwork=BLOCK * max(m, 1), overwrite_a=1)
+        reduced[0, 1:] = 0.0
+        packed = reduced.ravel(order="K")[1 : 1 + m * (m - 1)].reshape(m - 1, m).T
         return cls(diag, off, packed, tau, rounding)
 
     @cached_property
@@ -93,52 +118,82 @@ class Tridiagonal:
         """Of G, ascending."""
         return np.sort(self.rows(np.empty((self.diag.size, 0)))[0])
 
+    @cached_property
+    def extremes(self) -> tuple[float, float]:
+        """Smallest and largest eigenvalue alone, by bisection."""
+        ends = (
+            scipy.linalg.eigvalsh_tridiagonal(self.diag, self.off, select="i", select_range=(k, k))[0]
+            for k in (0, self.diag.size - 1)
+        )
+        smallest, largest = map(float, ends)
+        return smallest, largest
+
     def largest(self) -> float:
-        """The largest alone, by bisection."""
-        return self._eigenvalue(self.diag.size - 1)
+        """The largest alone."""
+        return self.extremes[1]
 
     @property
     def singular(self) -> bool:
         """Whether the smallest eigenvalue is nothing but rounding: γ then multiplies rounding, which `solve` cannot know."""
-        return self._eigenvalue(0) <= self.rounding * self.largest()
+        smallest, largest = self.extremes
+        return smallest <= self.rounding * largest
 
     def with_vectors(self) -> Eigenvectors:
         """The same G by its eigenvectors."""
         d, S = (np.asarray(part, dtype=np.float64) for part in scipy.linalg.eigh_tridiagonal(self.diag, self.off))
-        return Eigenvectors(_floored(d, self.rounding), self._reflect(S, "N"))
-
-    def _eigenvalue(self, k: int) -> float:
-        return float(scipy.linalg.eigvalsh_tridiagonal(self.diag, self.off, select="i", select_range=(k, k))[0])
+        return Eigenvectors(_floored(d, self.rounding), self.reflect(S, "N"))
 
     def rows(self, B: Array) -> tuple[Array, Array]:
         """Eigenvalues and UᵀB by QL on the rows of QᵀB alone: O(m² k)."""
-        d, rows = self.diag.copy(), np.ascontiguousarray(self._reflect(B, "T"))
+        d, rows = self.diag.copy(), np.ascontiguousarray(self.reflect(B, "T"))
         if not kernels.diagonalise(d, self.off.copy(), rows):
             raise np.linalg.LinAlgError("QL did not converge on the tridiagonal form of X Xᵀ.")
         return _floored(d, self.rounding), rows
 
     def solve(self, gamma: float, B: Array) -> Array:
         """(I + γG)⁻¹ B = Q (I + γT)⁻¹ Qᵀ B."""
-        inner = np.ascontiguousarray(self._reflect(B.reshape(self.diag.size, -1), "T"))
-        kernels.solve(gamma, self.diag, self.off, inner)
-        return self._reflect(inner, "N").reshape(B.shape)
+        inner = self.reflect(B.reshape(self.diag.size, -1), "T")
+        return self.reflect(self.inner_solve(gamma, inner), "N").reshape(B.shape)
+
+    def ridge(self, gamma: float, B: Array) -> Array:
+        """γ (I + γG)⁻¹ B; G is regular in this form."""
+        return gamma * self.solve(gamma, B)
 
     def half(self, gamma: float) -> Array:
-        """Q M with (I + γT)⁻¹ = M Mᵀ, M upper triangular."""
+        """Q M with (I + γT)⁻¹ = M Mᵀ."""
+        return self.reflect(self.inner_half(gamma), "N")
+
+    def logdet(self, gamma: float) -> float:
+        """log|I + γG|."""
+        return float(kernels.continued_fraction(gamma, self.diag, self.off)[0])
+
+    def reflect(self, B: Array, trans: str) -> Array:
+        """QᵀB ("T") or Q B ("N"), B (m, k)."""
+        if self.diag.size < 2:
+            return B
+        shifted = np.empty_like(B, order="F")
+        shifted[:-1], shifted[-1] = B[1:], 0.0
+        return np.vstack([B[:1], apply_reflectors(self.packed, self.tau, shifted, trans)[:-1]])
+
+    def inner_solve(self, gamma: float, B: Array) -> Array:
+        """(I + γT)⁻¹ B, B (m, k)."""
+        B = np.array(B, order="C")
+        kernels.solve(gamma, self.diag, self.off, B)
+        return B
+
+    def inner_half(self, gamma: float) -> Array:
+        """M (m, m), upper triangular, with (I + γT)⁻¹ = M Mᵀ."""
         M = np.empty((self.diag.size, self.diag.size))
         kernels.inverse_factor(gamma, self.diag, self.off, M)
-        return self._reflect(M, "N")
+        return M
 
-    def _reflect(self, B: Array, trans: str) -> Array:
-        """QᵀB ("T") or Q B ("N")."""
-        m, k = B.shape
-        if m < 2 or k == 0:
-            return B
-        tail, _, _ = dormqr("L", trans, self.packed[1:, : m - 1], self.tau, B[1:], BLOCK * k)
-        return np.vstack([B[:1], tail])
+    def inverse(self, B: Array) -> Array:
+        """T⁻¹ B, T regular."""
+        band = np.vstack([self.diag, np.append(self.off, 0.0)])
+        return np.asarray(scipy.linalg.solveh_banded(band, B, lower=True, check_finite=False))
 
 
-def for_one_response(gram: Array, rounding: float) -> Factor:
+def for_one_response(gram: Array, rounding: float) -> Diagonalisable:
     """Return the tridiagonal form of G or, where G is singular, its eigenvectors: they tell 0 from rounding at every γ."""
     factor = Tridiagonal.of(gram, rounding)
     return factor.with_vectors() if factor.singular else factor

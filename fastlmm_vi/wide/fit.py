@@ -6,15 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from fastlmm_vi_kernels import spectral as kernels
 
 from .. import threads
 from ..errors import ConvergenceWarning, DataError, FitWarning
 from ..result import Fit, Status
-from . import em, mean_field, newton
+from . import em, mean_field, newton, road
+from .basis import Basis
 from .design import Design
 from .estimate import Estimate, centre_intercept, to_fit
-from .spectrum import Rotated, Spectrum
+from .rotated import Rotated
+from .spectrum import Spectrum
 
 METHODS = ("newton", "em", "mfvi")
 SOLVERS = ("auto", "sweep", "collapsed")
@@ -53,17 +54,19 @@ def fit(
     affordable = spectrum is not None or min(design.n, design.p) <= LARGEST_SPECTRUM
     by_sweeps = method == "mfvi" and (solver == "sweep" or (solver == "auto" and not affordable))
     with threads.limit(n_threads):
-        rotated = None
+        basis = None
         if affordable or not by_sweeps:
             report("spectrum", 0, np.nan)
-            spectrum, rotated, timings["spectrum"] = _spectrum(design, spectrum)
+            spectrum, basis, timings["spectrum"] = _spectrum(
+                design, spectrum, trace=method == "em" or (method == "mfvi" and not accelerate)
+            )
         start = time.perf_counter()
         report(method, 0, np.nan)
-        if spectrum is None or rotated is None or by_sweeps:
+        if spectrum is None or basis is None or by_sweeps:
             estimate = mean_field.fit_sweeps(
                 design,
                 spectrum,
-                rotated,
+                basis,
                 theta_by=theta_by,
                 accelerate=accelerate,
                 tol=tol,
@@ -71,29 +74,31 @@ def fit(
                 report=lambda iteration, gradient: report(method, iteration, gradient),
             )
         elif method == "newton":
-            estimate = newton.fit(design, spectrum, rotated, reml=reml)
+            estimate = newton.fit(design, spectrum, basis, reml=reml)
         elif method == "em":
-            estimate = em.fit(design, spectrum, rotated, tol=tol, max_iter=max_iter)
+            assert isinstance(basis, Rotated)
+            estimate = em.fit(design, spectrum, basis, tol=tol, max_iter=max_iter)
         else:
             estimate = mean_field.fit_collapsed(
-                design, spectrum, rotated, theta_by=theta_by, accelerate=accelerate, tol=tol, max_iter=max_iter
+                design, spectrum, basis, theta_by=theta_by, accelerate=accelerate, tol=tol, max_iter=max_iter
             )
         loglik = np.nan
-        if rotated is not None:
-            loglik = kernels.marginal_loglik(estimate.sigma2_beta, estimate.sigma2_e, estimate.a, *rotated)
+        if basis is not None:
+            loglik = basis.loglik(estimate.sigma2_beta, estimate.sigma2_e, estimate.a)
         timings[method] = time.perf_counter() - start
-        result = centre_intercept(to_fit(design, rotated, estimate, loglik, timings, n_threads), design)
+        result = centre_intercept(to_fit(design, basis, estimate, loglik, timings, n_threads), design)
     _warn(result, estimate)
     return result
 
 
-def _spectrum(design: Design, spectrum: Spectrum | None) -> tuple[Spectrum, Rotated, float]:
+def _spectrum(design: Design, spectrum: Spectrum | None, *, trace: bool) -> tuple[Spectrum, Basis, float]:
     start = time.perf_counter()
     if spectrum is None:
-        spectrum = Spectrum.of(design.features, reuse=False)
-    elif not isinstance(spectrum, Spectrum):
+        made, basis = road.choose(design, trace=trace)
+        return made, basis, time.perf_counter() - start
+    if not isinstance(spectrum, Spectrum):
         raise TypeError(f"spectrum is a {type(spectrum).__name__}, not a Spectrum: make it with Spectrum.of(X).")
-    elif spectrum.features.shape != design.features.shape or not np.allclose(
+    if spectrum.features.shape != design.features.shape or not np.allclose(
         spectrum.features.column_sq_norms(), design.features.column_sq_norms(), rtol=1e-10, atol=0.0
     ):
         raise DataError(

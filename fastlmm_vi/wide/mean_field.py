@@ -9,9 +9,11 @@ from fastlmm_vi_kernels import spectral as kernels
 from ..errors import UnboundedLikelihoodError
 from ..result import Array, Status, Trace
 from . import posterior, profile, sweeps
+from .basis import LIKELIHOOD, RESTRICTED, Basis, elbo
 from .design import Design
 from .estimate import Estimate, judge, mode_notes, modes, trace
-from .spectrum import Rotated, Spectrum
+from .rotated import Rotated
+from .spectrum import Spectrum
 
 OVERCONFIDENT = (
     "q(β) ignores correlations between the β_j: its standard deviations are too narrow, and so are, on average, its "
@@ -21,7 +23,7 @@ NO_SAMPLING_THEORY = "variances learned by the ELBO have no sampling theory"
 
 
 def fit_collapsed(
-    design: Design, spectrum: Spectrum, rotated: Rotated, *, theta_by: str, accelerate: bool, tol: float, max_iter: int
+    design: Design, spectrum: Spectrum, basis: Basis, *, theta_by: str, accelerate: bool, tol: float, max_iter: int
 ) -> Estimate:
     """Return the mean-field optimum without a sweep: at given θ, q has a closed form in the spectrum.
 
@@ -32,16 +34,17 @@ def fit_collapsed(
     start = time.perf_counter()
     sq_norms = design.features.column_sq_norms()
     by_elbo = theta_by == "elbo"
-    criterion = profile.elbo(sq_norms) if by_elbo else profile.likelihood(rotated)
-    optimum = profile.maximise(rotated, criterion)
+    criterion = elbo(sq_norms) if by_elbo else LIKELIHOOD
+    optimum = profile.maximise(basis, criterion)
     if accelerate or not by_elbo:
-        points = [profile.evaluate(rotated, criterion, gamma) for gamma in optimum.path]
-        path = np.array([(point.value, point.sigma2_beta, point.sigma2_e) for point in points])
+        path = np.array([(point.value, point.sigma2_beta, point.sigma2_e) for point in optimum.path])
         best, status, notes = optimum.best, optimum.status, mode_notes(optimum, criterion.name)
-        sigma2_beta, sigma2_e, a, n_iter = best.sigma2_beta, best.sigma2_e, best.a, max(1, len(path) - 1)
+        sigma2_beta, sigma2_e, n_iter = best.sigma2_beta, best.sigma2_e, max(1, len(path) - 1)
+        a = basis.effects(best.gamma).a
     else:
         half = 0.5 * float(np.var(design.y))
-        d, y, Q, n = rotated
+        assert isinstance(basis, Rotated)
+        d, y, Q, n = basis
         path, a, distance = kernels.em(half, half, max_iter, tol, d, y, Q, n, design.p, sq_norms)
         value, sigma2_beta, sigma2_e = path[-1]
         status, notes = judge(optimum, distance <= tol, sigma2_beta, value)
@@ -49,9 +52,9 @@ def fit_collapsed(
     seconds = time.perf_counter() - start
     compared: tuple[str, ...] = ()
     if by_elbo:
-        status, compared = _against_exact(status, sigma2_beta, rotated)
+        status, compared = _against_exact(status, sigma2_beta, basis)
     gamma = sigma2_beta / sigma2_e
-    gap = kernels.mean_field_gap(path[:, 1] / path[:, 2], sq_norms, rotated.d)
+    gap = np.array([basis.gap(sq_norms, ratio) for ratio in path[:, 1] / path[:, 2]])
     loglik, bound = (path[:, 0] + gap, path[:, 0]) if by_elbo else (path[:, 0], path[:, 0] - gap)
     return Estimate(
         method="mfvi",
@@ -79,7 +82,7 @@ def fit_collapsed(
 def fit_sweeps(
     design: Design,
     spectrum: Spectrum | None,
-    rotated: Rotated | None,
+    basis: Basis | None,
     *,
     theta_by: str,
     accelerate: bool,
@@ -89,7 +92,7 @@ def fit_sweeps(
 ) -> Estimate:
     """Return the mean-field optimum by coordinate sweeps on X, O(n p) each; no Gram matrix is used for it.
 
-    Spectrum and `rotated` only fill in the log-likelihood of the trace afterwards (NaN where it is None), and gives θ for
+    Spectrum and `basis` only fill in the log-likelihood of the trace afterwards (NaN where it is None), and gives θ for
     `theta_by="loglik"`. Starts from zero means. Docs: derivation, sections 7 and 9.
     """
     fixed = None
@@ -97,12 +100,12 @@ def fit_sweeps(
     notes: tuple[str, ...] = ()
     name = "ELBO"
     if theta_by == "loglik":
-        if rotated is None:
+        if basis is None:
             raise ValueError('theta_by="loglik" needs the spectrum of X, which is too large here: use theta_by="elbo".')
-        criterion = profile.likelihood(rotated)
-        optimum = profile.maximise(rotated, criterion)
-        fixed = (optimum.best.sigma2_beta, optimum.best.sigma2_e, optimum.best.a)
-        status, notes, name = optimum.status, mode_notes(optimum, criterion.name), criterion.name
+        optimum = profile.maximise(basis, LIKELIHOOD)
+        best = optimum.best
+        fixed = (best.sigma2_beta, best.sigma2_e, basis.effects(best.gamma).a)
+        status, notes, name = optimum.status, mode_notes(optimum, LIKELIHOOD.name), LIKELIHOOD.name
     half = 0.5 * float(np.var(design.y))
     mean_diagonal = float(design.features.column_sq_norms().mean()) * design.p / design.n
     run = sweeps.ascend(
@@ -115,10 +118,10 @@ def fit_sweeps(
         report=report,
     )
     s = run.state
-    if fixed is None and rotated is not None:
-        optimum = profile.maximise(rotated, profile.elbo(design.features.column_sq_norms()))
+    if fixed is None and basis is not None:
+        optimum = profile.maximise(basis, elbo(design.features.column_sq_norms()))
         status, notes = judge(optimum, run.converged, s.sigma2_beta, run.elbo[-1])
-        status, compared = _against_exact(status, s.sigma2_beta, rotated)
+        status, compared = _against_exact(status, s.sigma2_beta, basis)
         notes = (*notes, *compared)
     elif fixed is None:
         notes = ("Log-likelihood, gap and standard errors are NaN: X is too large for the spectrum they need.",)
@@ -141,7 +144,7 @@ def fit_sweeps(
             None if spectrum is None else posterior.Link(design, spectrum, s.gamma),
         ),
         status=status,
-        trace=_trace(run, rotated, fixed is not None),
+        trace=_trace(run, basis, fixed is not None),
         n_iter=len(run.elbo) - 1,
         modes=((s.sigma2_beta, s.sigma2_e, float(run.elbo[-1])),),
         notes=(*notes, OVERCONFIDENT),
@@ -162,16 +165,15 @@ def kl_to_posterior(
         return 0.0
     off = mean - posterior.exact_mean(design, spectrum, sigma2_beta / sigma2_e, a)
     trace_AS = float((sq_norms / sigma2_e + 1.0 / sigma2_beta) @ var)
-    logdet_A = float(np.log1p(spectrum.eigenvalues * sigma2_beta / sigma2_e).sum()) - p * np.log(sigma2_beta)
+    logdet_A = spectrum.logdet(sigma2_beta / sigma2_e) - p * np.log(sigma2_beta)
     distance = float((spectrum.features.matvec(off) ** 2).sum()) / sigma2_e + float(off @ off) / sigma2_beta
     return 0.5 * (trace_AS - p - logdet_A - float(np.log(var).sum()) + distance)
 
 
-def _trace(run: sweeps.Ascent, rotated: Rotated | None, by_loglik: bool) -> Trace:
+def _trace(run: sweeps.Ascent, basis: Basis | None, by_loglik: bool) -> Trace:
     loglik = np.full(run.elbo.size, np.nan)
-    if rotated is not None:
-        thetas = zip(run.sigma2_beta, run.sigma2_e, run.a, strict=True)
-        loglik = np.array([kernels.marginal_loglik(*theta, *rotated) for theta in thetas])
+    if basis is not None:
+        loglik = np.array([basis.loglik(*theta) for theta in zip(run.sigma2_beta, run.sigma2_e, run.a, strict=True)])
     return trace(
         loglik if by_loglik else run.elbo,
         run.sigma2_beta,
@@ -183,19 +185,19 @@ def _trace(run: sweeps.Ascent, rotated: Rotated | None, by_loglik: bool) -> Trac
     )
 
 
-def _exact_sigma2_beta(rotated: Rotated) -> tuple[float, str]:
+def _exact_sigma2_beta(basis: Basis) -> tuple[float, str]:
     """σ²_β by maximum likelihood, or by REML where the likelihood has no maximum, and which of the two it is."""
     try:
-        return profile.maximise(rotated, profile.likelihood(rotated)).best.sigma2_beta, "maximum likelihood"
+        return profile.maximise(basis, LIKELIHOOD).best.sigma2_beta, "maximum likelihood"
     except UnboundedLikelihoodError:
-        return profile.maximise(rotated, profile.likelihood(rotated, reml=True)).best.sigma2_beta, "REML"
+        return profile.maximise(basis, RESTRICTED).best.sigma2_beta, "REML"
 
 
-def _against_exact(status: Status, sigma2_beta: float, rotated: Rotated) -> tuple[Status, tuple[str, ...]]:
+def _against_exact(status: Status, sigma2_beta: float, basis: Basis) -> tuple[Status, tuple[str, ...]]:
     """Say what learning θ by the ELBO did to σ²_β; name the state where it is below half of the exact one."""
     if status is Status.NOT_CONVERGED:
         return status, ()
-    exact, name = _exact_sigma2_beta(rotated)
+    exact, name = _exact_sigma2_beta(basis)
     if not exact > 0.0:
         return status, ()
     note = f"θ maximises the ELBO: σ²_β = {sigma2_beta:.6g}, {sigma2_beta / exact:.3g} × the {exact:.6g} of {name}."

@@ -2,33 +2,15 @@
 
 import warnings
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from ..errors import DataError, FitWarning
 from ..result import Array
 from .design import Design
-from .factor import Eigenvectors, Factor, for_one_response
+from .factor import Diagonalisable, Eigenvectors, Factor, Tridiagonal, for_one_response
+from .rotated import Rotated
 from .storage import DenseFeatures, FeatureMatrix
-
-
-class Rotated(NamedTuple):
-    """y and Z in the eigenbasis of K = X Xᵀ: all that an exact iteration needs, O((n + c) c) numbers.
-
-    Row i carries eigenvalue d_i ≥ 0 of K, y_i and Q_i (see `Design`). Where K has a larger null space than the c + 1
-    rows that keep every inner product there, only those rows are stored; `n` still counts all.
-    """
-
-    d: Array
-    y: Array
-    Q: Array
-    n: int
-
-    @property
-    def nullity(self) -> int:
-        """Dimension of the null space of K."""
-        return self.n - int(np.count_nonzero(self.d))
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,24 +53,28 @@ class Spectrum:
             rank, stops at tridiagonal form: the first fit is faster, but each response is diagonalised anew.
         """
         features = DenseFeatures(np.asarray(X, dtype=np.float64)) if hasattr(X, "__array__") else X
-        n, p = features.shape
-        gram = features.gram()
-        diagonal = gram.diagonal().copy()
-        if not np.isfinite(diagonal.sum()):
-            raise DataError("X has missing or infinite values, or their squares overflow: impute or rescale X.")
-        if diagonal.sum() == 0.0 and features.columns(0, p).any():
-            raise DataError("X is so small that its squares are no numbers (below 1e-300): rescale X.")
-        rounding = max(n, p) * float(np.finfo(float).eps)
+        gram, rounding = checked_gram(features)
+        trace = float(gram.trace())
         # With n ≥ p the projection off the columns of X needs the eigenvectors (`rotate`).
-        make = Eigenvectors.of if reuse or n >= p else for_one_response
-        factor: Factor = make(gram, rounding)
-        _warn_if_offset_dominates(features, factor, float(diagonal.sum()))
+        make = Eigenvectors.of if reuse or not features.shape[0] < features.shape[1] else for_one_response
+        factor: Diagonalisable = make(gram, rounding)
+        warn_if_offset_dominates(features, factor.largest(), trace)
         return cls(features, factor)
 
     @property
     def eigenvalues(self) -> Array:
         """Of the smaller Gram matrix, (min(n, p),), ascending; those within rounding of zero are exactly 0."""
-        return self.factor.eigenvalues
+        return self._diagonalisable.eigenvalues
+
+    @property
+    def _diagonalisable(self) -> Diagonalisable:
+        if not isinstance(self.factor, Eigenvectors | Tridiagonal):
+            raise TypeError("This spectrum was made for one response and has no eigenvalues: use Spectrum.of(X).")
+        return self.factor
+
+    def logdet(self, gamma: float) -> float:
+        """log|I + γK|."""
+        return self.factor.logdet(gamma)
 
     @property
     def row_side(self) -> bool:
@@ -100,9 +86,9 @@ class Spectrum:
         """Turn the design's residual and covariates into the eigenbasis of K."""
         data = np.column_stack([design.residual, design.Q])
         if self.row_side:
-            d, rows = self.factor.rows(data)
+            d, rows = self._diagonalisable.rows(data)
         else:
-            d, rows = self.factor.rows(self.features.rmatvec(data))
+            d, rows = self._diagonalisable.rows(self.features.rmatvec(data))
             keep = d > 0.0
             d, rows = d[keep], rows[keep] / np.sqrt(d[keep])[:, None]
             # U = X W d^-½ spans the column space of X; what is left of the data lies in the null space of K, where
@@ -112,13 +98,13 @@ class Spectrum:
             null_rows = np.linalg.qr(rest, mode="r")[: design.n - d.size]
             d = np.concatenate([d, np.zeros(len(null_rows))])
             rows = np.vstack([rows, null_rows])
-        return Rotated(d, np.ascontiguousarray(rows[:, 0]), np.ascontiguousarray(rows[:, 1:]), design.n)
+        return Rotated(d, np.ascontiguousarray(rows[:, 0]), np.asfortranarray(rows[:, 1:]), design.n)
 
     def ridge(self, gamma: float, R: Array) -> Array:
         """γ Xᵀ (I + γK)⁻¹ R, (p,) or (p, k): the ridge coefficients of R (n,) or (n, k) with penalty 1/γ."""
         if self.row_side:
-            return gamma * self.features.rmatvec(self.factor.solve(gamma, R))
-        return gamma * self.factor.solve(gamma, self.features.rmatvec(R))
+            return self.features.rmatvec(self.factor.ridge(gamma, R))
+        return self.factor.ridge(gamma, self.features.rmatvec(R))
 
     def predictive(self, gamma: float, X: Array) -> Array:
         """xᵀ (I + γ XᵀX)⁻¹ x for every row x of `X` (k, p): Var(xᵀβ | y) / σ²_β, (k,)."""
@@ -140,10 +126,30 @@ class Spectrum:
         return out
 
 
-def _warn_if_offset_dominates(features: FeatureMatrix, factor: Factor, trace: float) -> None:
-    """Warn where columns vary so little around their means that the Gram matrix keeps none of it."""
+def checked_gram(features: FeatureMatrix) -> tuple[Array, float]:
+    """Return the smaller Gram matrix (lower triangle) and what counts as rounding in it, relative to its norm.
+
+    Raises
+    ------
+    DataError
+        If X has missing or infinite values, or its squares leave the range of numbers.
+    """
     n, p = features.shape
-    largest = factor.largest()
+    gram = features.gram()
+    trace = float(gram.trace())
+    if not np.isfinite(trace):
+        raise DataError("X has missing or infinite values, or their squares overflow: impute or rescale X.")
+    if trace == 0.0 and features.columns(0, p).any():
+        raise DataError("X is so small that its squares are no numbers (below 1e-300): rescale X.")
+    return gram, max(n, p) * float(np.finfo(float).eps)
+
+
+def warn_if_offset_dominates(features: FeatureMatrix, largest: float, trace: float) -> None:
+    """Warn where columns vary so little around their means that the Gram matrix keeps none of it.
+
+    `largest` is its largest eigenvalue, or not below that.
+    """
+    n, p = features.shape
     if largest <= 1e9 * max(trace - largest, 0.0) / min(n, p):
         return
     ones = np.ones(n)

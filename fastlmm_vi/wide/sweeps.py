@@ -6,11 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from fastlmm_vi_kernels import spectral as kernels
 
 from ..result import Array
+from . import profile
+from .basis import Criterion
+from .basis import elbo as elbo_at_its_optimum
 from .design import Design
 from .posterior import mean_field_variances
+from .rotated import Rotated
 
 MEMORY = 4  # sweeps whose means span the subspace of an accelerated step
 REACH = 4.0  # largest factor by which an accelerated step changes γ
@@ -190,7 +193,8 @@ class _Subspace:
         d, y = np.append(ritz, 0.0), np.append(h / np.sqrt(ritz), np.sqrt(rest))
         gamma, slope, sigma2_e = s.gamma, 0.0, s.sigma2_e
         if self.theta_free:
-            gamma, slope, sigma2_e = _near(gamma, (d, y, np.empty((d.size, 0)), self.y.size, self.sq_norms, False))
+            span = Rotated(d, y, np.empty((d.size, 0), order="F"), self.y.size)
+            gamma, slope, sigma2_e = _near(span, elbo_at_its_optimum(self.sq_norms), gamma)
         alpha = T @ (gamma * h / (1.0 + gamma * ritz))
         stepped = State(
             mean=alpha @ means,
@@ -223,12 +227,12 @@ class _Subspace:
         return T @ W[:, keep], ritz[keep]
 
 
-def _near(gamma: float, data: tuple[object, ...]) -> tuple[float, float, float]:
+def _near(span: Rotated, criterion: Criterion, gamma: float) -> tuple[float, float, float]:
     """The γ that maximises the profile within `REACH`, its slope in log γ where that is an end (0 inside), and σ²_e."""
-    value = kernels.profile(gamma, *data)[0]
+    value = span.at(criterion, gamma).value
     for end, outward in ((gamma / REACH, -1.0), (gamma * REACH, 1.0)):
-        at_end, slope, _, sigma2_e, _ = kernels.profile(end, *data)
-        if at_end >= value and outward * slope >= 0.0:
-            return end, end * slope, sigma2_e
-    gammas, _ = kernels.climb(gamma / REACH, gamma * REACH, gamma, 50, *data)
-    return float(gammas[-1]), 0.0, kernels.profile(gammas[-1], *data)[3]
+        point = span.at(criterion, end)
+        if point.value >= value and outward * point.slope >= 0.0:
+            return end, end * point.slope, point.sigma2_e
+    best = profile.climb(span, criterion, gamma / REACH, gamma * REACH, gamma)[-1]
+    return best.gamma, 0.0, best.sigma2_e

@@ -2,7 +2,8 @@
 
 Every function takes the rotated data `d, y, Q`: row i carries the eigenvalue d_i of K (0 on the null space), the
 response y_i (its least-squares fit on the covariates already removed) and the covariates Q_i, whose columns are
-orthonormal. Rows of the null space beyond those needed to keep all inner products are left out; `n` counts them.
+orthonormal and contiguous (Fortran order). Rows of the null space beyond those needed to keep all inner products are
+left out; `n` counts them.
 
 The variances enter through their ratio γ = σ²_β / σ²_e: V = σ²_e (I + γK). `h` is what the criterion takes for the
 precision of β: the eigenvalues of XᵀX (the exact posterior, hence the log-likelihood) or its diagonal (mean field,
@@ -19,16 +20,52 @@ LOG_2PI = math.log(2.0 * math.pi)
 
 
 @kernel
+def log_volume(gamma, h):
+    """Σ log(1 + γ h_j), with one logarithm for as many factors as a number holds."""
+    total, product = 0.0, 1.0
+    for j in range(h.size):
+        product *= 1.0 + gamma * h[j]
+        if product > 1e200:
+            total += math.log(product)
+            product = 1.0
+    return total + math.log(product)
+
+
+@kernel
 def weighted_gram(w, Q):
     """Lower triangle of Qᵀ diag(w) Q."""
     m, c = Q.shape
     A = np.zeros((c, c))
-    for i in range(m):
-        for j in range(c):
-            f = w[i] * Q[i, j]
-            for k in range(j + 1):
-                A[j, k] += f * Q[i, k]
+    weighted = np.empty(m)
+    for j in range(c):
+        for i in range(m):
+            weighted[i] = w[i] * Q[i, j]
+        for k in range(j + 1):
+            for i in range(m):
+                A[j, k] += weighted[i] * Q[i, k]
     return A
+
+
+@kernel
+def project(Q, t):
+    """Qᵀ t."""
+    m, c = Q.shape
+    out = np.zeros(c)
+    for j in range(c):
+        for i in range(m):
+            out[j] += Q[i, j] * t[i]
+    return out
+
+
+@kernel
+def residual(y, Q, omega, r):
+    """Overwrite r by y − Q ω."""
+    m, c = Q.shape
+    for i in range(m):
+        r[i] = y[i]
+    for j in range(c):
+        for i in range(m):
+            r[i] -= Q[i, j] * omega[j]
 
 
 @kernel
@@ -97,36 +134,27 @@ def profile(gamma, d, y, Q, n, h, reml):
     w = 1.0 / (1.0 + gamma * d)
     A = weighted_gram(w, Q)
     logdet_A = cholesky(A)
-    omega = np.zeros(c)
-    for i in range(m):
-        f = w[i] * y[i]
-        for j in range(c):
-            omega[j] += f * Q[i, j]
+    omega = project(Q, w * y)
     solve_lower(A, omega)
     solve_upper(A, omega)
 
+    r = np.empty(m)
+    residual(y, Q, omega, r)
     F, F1, F2 = 0.0, 0.0, 0.0  # weighted residual sum of squares and its derivatives in γ
-    b = np.zeros(c)
     for i in range(m):
-        r = y[i]
-        for j in range(c):
-            r -= Q[i, j] * omega[j]
         u = d[i] * w[i]
-        F += r * r * w[i]
-        F1 -= r * r * w[i] * u
-        F2 += 2.0 * r * r * w[i] * u * u
-        f = w[i] * u * r
-        for j in range(c):
-            b[j] += f * Q[i, j]
+        f = r[i] * r[i] * w[i]
+        F += f
+        F1 -= f * u
+        F2 += 2.0 * f * u * u
+    b = project(Q, w * d * w * r)
     solve_lower(A, b)
     for j in range(c):
         F2 -= 2.0 * b[j] * b[j]
 
-    logdet, logdet1, logdet2 = 0.0, 0.0, 0.0
+    logdet, logdet1, logdet2 = log_volume(gamma, h), 0.0, 0.0
     for j in range(h.size):
-        v = 1.0 + gamma * h[j]
-        u = h[j] / v
-        logdet += math.log(v)
+        u = h[j] / (1.0 + gamma * h[j])
         logdet1 += u
         logdet2 -= u * u
 
@@ -150,59 +178,15 @@ def profile(gamma, d, y, Q, n, h, reml):
 
 
 @kernel
-def scan(gammas, d, y, Q, n, h, reml):
-    """Return the profile criterion and its slope at every γ of the grid."""
-    values = np.empty(gammas.size)
-    slopes = np.empty(gammas.size)
-    for g in range(gammas.size):
-        values[g], slopes[g], _, _, _ = profile(gammas[g], d, y, Q, n, h, reml)
-    return values, slopes
-
-
-@kernel
-def climb(lo, hi, start, max_iter, d, y, Q, n, h, reml):
-    """Maximise the profile between lo (slope > 0) and hi (slope < 0) by Newton steps, bisecting where one leaves.
-
-    Returns the visited γ, the criterion there and how many there were. Newton converges quadratically: after a step
-    of relative size 1e-8 the next point is exact to rounding.
-    """
-    gammas = np.empty(max_iter)
-    values = np.empty(max_iter)
-    gamma = start
-    step = np.inf
-    count = 0
-    while count < max_iter:
-        value, slope, curvature, _, _ = profile(gamma, d, y, Q, n, h, reml)
-        gammas[count] = gamma
-        values[count] = value
-        count += 1
-        if slope == 0.0 or abs(step) <= 1e-8 * gamma:
-            break
-        if slope > 0.0:
-            lo = gamma
-        else:
-            hi = gamma
-        new = gamma - slope / curvature if curvature < 0.0 else -1.0
-        if not (lo < new < hi):
-            new = math.sqrt(lo * hi) if lo > 0.0 else 0.5 * hi
-        step = new - gamma
-        gamma = new
-    return gammas[:count], values[:count]
-
-
-@kernel
 def marginal_loglik(sigma2_beta, sigma2_e, omega, d, y, Q, n):
     """Log-likelihood with β integrated out, at any (ω, σ²_β, σ²_e)."""
-    m, c = Q.shape
-    quad, logdet = 0.0, (n - m) * math.log(sigma2_e)
-    for i in range(m):
-        r = y[i]
-        for j in range(c):
-            r -= Q[i, j] * omega[j]
-        v = sigma2_e + sigma2_beta * d[i]
-        quad += r * r / v
-        logdet += math.log(v)
-    return -0.5 * (n * LOG_2PI + logdet + quad)
+    gamma = sigma2_beta / sigma2_e
+    r = np.empty(d.size)
+    residual(y, Q, omega, r)
+    F = 0.0
+    for i in range(d.size):
+        F += r[i] * r[i] / (1.0 + gamma * d[i])
+    return -0.5 * (n * (LOG_2PI + math.log(sigma2_e)) + log_volume(gamma, d) + F / sigma2_e)
 
 
 @kernel
@@ -226,11 +210,9 @@ def em(sigma2_beta, sigma2_e, max_iter, tol, d, y, Q, n, p, h):
     while True:
         gamma = sigma2_beta / sigma2_e
         # The criterion at θ (q at its optimum) and the E-step share one pass: Σ log(1 + γh), Σ γh/(1 + γh), ‖E[β]‖².
-        logdet, fill = 0.0, 0.0
+        logdet, fill = log_volume(gamma, h), 0.0
         for j in range(h.size):
-            g = gamma * h[j]
-            logdet += math.log(1.0 + g)
-            fill += g / (1.0 + g)
+            fill += gamma * h[j] / (1.0 + gamma * h[j])
         F, mean_sq = 0.0, 0.0
         for i in range(m):
             w = 1.0 / (1.0 + gamma * d[i])
@@ -250,17 +232,11 @@ def em(sigma2_beta, sigma2_e, max_iter, tol, d, y, Q, n, p, h):
         if distance <= tol or count == max_iter or not math.isfinite(path[count, 0]):
             break
         # M-step: ω by least squares of y − X E[β] (Q orthonormal), then the variances with the new ω.
-        omega[:] = 0.0
-        for i in range(m):
-            for j in range(c):
-                omega[j] += Q[i, j] * t[i]
+        omega = project(Q, t)
+        residual(y, Q, omega, r)
         rss = 0.0
         for i in range(m):
-            fitted = 0.0
-            for j in range(c):
-                fitted += Q[i, j] * omega[j]
-            rss += (t[i] - fitted) ** 2
-            r[i] = y[i] - fitted
+            rss += (r[i] + t[i] - y[i]) ** 2
         new_beta = (mean_sq + sigma2_beta * (p - fill)) / p
         new_e = (rss + sigma2_e * fill) / n
         step = math.log(new_beta / sigma2_beta)

@@ -85,6 +85,35 @@ def diagonalise(diag, off, rows):
 
 
 @kernel
+def continued_fraction(gamma, diag, off):
+    """Return log|W⁻¹| and 1 / W₁₁, W = (I + γT)⁻¹, each with its first two derivatives in γ: O(n), no square roots.
+
+    Elimination from the last row upwards has the pivots e_n = 1 + γ a_n and e_i = 1 + γ a_i − (γ b_i)² / e_{i+1}, whose
+    product is the determinant, and ends at e_1 = 1 / W₁₁ (docs/derivation.md, section 5).
+    """
+    n = diag.size
+    logdet, logdet1, logdet2, product = 0.0, 0.0, 0.0, 1.0
+    e, e1, e2 = 1.0, 0.0, 0.0
+    for i in range(n - 1, -1, -1):
+        b = off[i] if i < n - 1 else 0.0
+        q, s = e1 / e, b / e
+        q1 = e2 / e - q * q
+        r = gamma * s  # γ b_i / e_{i+1} and its derivatives
+        r1 = s * (1.0 - gamma * q)
+        r2 = -s * (q * (2.0 - gamma * q) + gamma * q1)
+        e = 1.0 + gamma * (diag[i] - b * r)
+        e1 = diag[i] - b * r - gamma * b * r1
+        e2 = -b * (2.0 * r1 + gamma * r2)
+        product *= e
+        if product > 1e200:  # one logarithm for as many factors as a number holds
+            logdet += math.log(product)
+            product = 1.0
+        logdet1 += e1 / e
+        logdet2 += e2 / e - (e1 / e) ** 2
+    return logdet + math.log(product), logdet1, logdet2, e, e1, e2
+
+
+@kernel
 def factorise(gamma, diag, off):
     """Return the pivots D (n,) and the subdiagonal of L (n,), last entry unused, with I + γT = L D Lᵀ."""
     n = diag.size
@@ -105,11 +134,13 @@ def solve(gamma, diag, off, B):
     for i in range(1, n):
         for j in range(k):
             B[i, j] -= factor[i - 1] * B[i - 1, j]
-    for j in range(k):
-        B[n - 1, j] /= pivots[n - 1]
-    for i in range(n - 2, -1, -1):
+    for i in range(n - 1, -1, -1):
+        f = 1.0 / pivots[i]
         for j in range(k):
-            B[i, j] = B[i, j] / pivots[i] - factor[i] * B[i + 1, j]
+            B[i, j] *= f
+        if i < n - 1:
+            for j in range(k):
+                B[i, j] -= factor[i] * B[i + 1, j]
 
 
 @kernel

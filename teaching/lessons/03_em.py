@@ -501,7 +501,7 @@ assert np.allclose(y_rot @ y_rot, yt @ yt) and np.allclose(Z_rot.T @ y_rot, Zt.T
 
 # %% [markdown]
 # The rows left out are zeros with $v_i=1$: to $\log\left|V\right|$ they add $(n-m)\log\sigma^2_e$, with $m$ the rows kept, to the quadratic form nothing;
-# `marginal_loglik` adds exactly that. One EM iteration on 19 rows against the dense one on 200 (the denominator $n$ stays 200):
+# the $n\log\sigma^2_e$ of `marginal_loglik` counts them. One EM iteration on 19 rows against the dense one on 200 (the denominator $n$ stays 200):
 
 # %%
 start = (np.full(3, 0.2), 0.9, 0.5)
@@ -531,11 +531,11 @@ print("n ≥ p: 19 rows give the iteration and the likelihood of all 200")
 #
 # | kernel | formula |
 # |---|---|
-# | `logdet`, `fill` (loop over `h`) | $\sum_i\log(1+\gamma d_i)$ and $f=\sum_i\gamma d_i/v_i$; `h` holds the eigenvalues of $X^\top X$, and the zeros by which the two lists differ add nothing |
+# | `log_volume(gamma, h)`, `fill` (loop over `h`) | $\sum_i\log(1+\gamma d_i)$ and $f=\sum_i\gamma d_i/v_i$; `h` holds the eigenvalues of $X^\top X$, and the zeros by which the two lists differ add nothing |
 # | `F`, `mean_sq`, `t[i]` (loop over rows) | $\sum r_i^2/v_i$, $\mu^\top\mu$, the rotated $y-X\mu$ |
 # | `path[count, 0]` | $\ell$ above, at the current θ: evaluated before the step, at no extra pass |
-# | `omega[j] += Q[i, j] * t[i]` | $a=Q^\top t$ |
-# | `rss`, `r[i]` | $\lVert t-Qa\rVert^2$ and the new $r=y-Qa$ |
+# | `omega = project(Q, t)` | $a=Q^\top t$ |
+# | `residual(y, Q, omega, r)`, `rss` | the new $r=y-Qa$, and $\lVert t-Qa\rVert^2$ with $t-Qa=r+t-y$ |
 # | `new_beta`, `new_e` | the M-step of section 7 |
 # | `step`, `distance` | when to stop: the Newton step of the profile likelihood (lesson 04), not EM's own |
 #

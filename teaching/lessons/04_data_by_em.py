@@ -32,6 +32,8 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 import fastlmm_vi as fl
+from fastlmm_vi.wide import profile as library
+from fastlmm_vi.wide.basis import LIKELIHOOD
 
 plt.rcParams.update({"figure.figsize": (6.4, 3.6), "figure.constrained_layout.use": True, "font.size": 11})
 
@@ -101,7 +103,7 @@ plt.show()
 #
 # $$t=⟦4.1: \frac{\sum_i d_i-\sum_i d_i\lVert q_i\rVert^2}{n-c}⟧ .$$
 #
-# (`fastlmm_vi.wide.information.mean_projected_eigenvalue`.) The cell below makes the rotated rows as in lesson 03,
+# (`fastlmm_vi.wide.rotated.Rotated.explained` is the numerator.) The cell below makes the rotated rows as in lesson 03,
 # for the data and for a small problem. Of `Spectrum.rotate`'s argument three things are used: y with its
 # least-squares fit on Z taken out, Q and n. The effects of the rotated covariates are
 # $a=R(\omega-\omega_{\mathrm{ls}})$. **Gap 4.1**: PVE from the rows.
@@ -528,7 +530,7 @@ for t in stops.values():
 # $$Z^\top V^{-1}Z,\qquad Z^\top V^{-1}V_iV^{-1}r,\qquad
 # r^\top V^{-1}V_iV^{-1}V_jV^{-1}r-\tfrac12\operatorname{tr}(V^{-1}V_iV^{-1}V_j).$$
 #
-# (`fastlmm_vi.wide.information.observed_ml`.) In the eigenbasis $V$, $V_\beta$ and $V_e$ are diagonal, and these are
+# (`fastlmm_vi.wide.information.observed` gets its inverse from the profile of section 7.) In the eigenbasis $V$, $V_\beta$ and $V_e$ are diagonal, and these are
 # sums over $i$. The cell writes $I_o$, $I_c$ and one EM step in rotated rows, and checks $I_o$ by finite differences.
 # **Gap 4.2**: $R$.
 
@@ -735,7 +737,7 @@ plt.show()
 #
 # $$\ell(\gamma)=⟦4.3: -\tfrac12\left[n\left(\log\frac{2\pi F}{n}+1\right)+\sum_i\log v_i\right]⟧ .$$
 #
-# (`fastlmm_vi.wide.profile.evaluate`, with the kernel `fastlmm_vi_kernels.spectral.profile`.) The maximum over one
+# (`fastlmm_vi.wide.rotated.Rotated.at`, with the kernel `fastlmm_vi_kernels.spectral.profile`.) The maximum over one
 # variable has replaced one over c + 2. **Gap 4.3**: write it.
 
 
@@ -875,17 +877,19 @@ for problem in (small, rows):
 # |---|---|
 # | `w = 1 / (1 + gamma * d)` | $1/v_i$ |
 # | `A = weighted_gram(w, Q)`, `cholesky(A)` | $A=\sum_iq_iq_i^\top/v_i=LL^\top$; only $L$ is kept, in the same array |
-# | loop, then `solve_lower`, `solve_upper` | $\hat a=L^{-\top}L^{-1}\sum_iq_iy_i/v_i$ |
-# | `F += r * r * w` | $F=\sum r_i^2/v_i$ |
-# | `u = d[i] * w[i]`, `F1 -= r * r * w * u` | $F'$: $-\sum r_i^2d_i/v_i^2$ |
-# | `F2 += 2 * r * r * w * u * u` | first part of $F''$ |
-# | `b += ...`, `solve_lower(A, b)`, `F2 -= 2 * b * b` | second part, $\lVert L^{-1}b\rVert^2=b^\top A^{-1}b$ |
-# | `logdet`, `logdet1`, `logdet2` | $\sum\log v_i$, $\sum d_i/v_i$, $-\sum d_i^2/v_i^2$ |
+# | `project(Q, w * y)`, `solve_lower`, `solve_upper` | $\hat a=L^{-\top}L^{-1}\sum_iq_iy_i/v_i$ |
+# | `residual(y, Q, omega, r)` | $r_i=y_i-q_i^\top\hat a$ |
+# | `f = r[i] * r[i] * w[i]`, `F += f` | $F=\sum r_i^2/v_i$ |
+# | `u = d[i] * w[i]`, `F1 -= f * u` | $F'$: $-\sum r_i^2d_i/v_i^2$ |
+# | `F2 += 2 * f * u * u` | first part of $F''$ |
+# | `b = project(Q, w * d * w * r)`, `solve_lower(A, b)`, `F2 -= 2 * b * b` | second part, $\lVert L^{-1}b\rVert^2=b^\top A^{-1}b$ |
+# | `log_volume(gamma, h)`, `logdet1`, `logdet2` | $\sum\log v_i$, $\sum d_i/v_i$, $-\sum d_i^2/v_i^2$ |
 # | `value`, `slope`, `curvature` | $\ell$, $\ell'$, $\ell''$ with `free` = n (REML: n − c) |
 # | `F / free` | $\hat\sigma^2_e$ |
 #
-# **The building blocks.** `weighted_gram(w, Q)` adds $w_iQ_{ij}Q_{ik}$ over the rows for $k\le j$: the lower triangle
-# of $Q^\top\operatorname{diag}(w)Q$. `cholesky`: entry $(j,k)$, $k\le j$, of $A=LL^\top$ is
+# **The building blocks.** `log_volume` multiplies the factors $1+\gamma h_j$ and takes one logarithm for as many of them as a
+# number holds. `project(Q, t)` is $Q^\top t$, and `weighted_gram(w, Q)` adds $w_iQ_{ij}Q_{ik}$ over the rows for $k\le j$: the lower
+# triangle of $Q^\top\operatorname{diag}(w)Q$. `cholesky`: entry $(j,k)$, $k\le j$, of $A=LL^\top$ is
 # $A_{jk}=\sum_{l<k}L_{jl}L_{kl}+L_{jk}L_{kk}$. Row by row all but the last factor are known, hence
 #
 # $$L_{jk}=\frac{A_{jk}-\sum_{l<k}L_{jl}L_{kl}}{L_{kk}}\;(k<j),\qquad
@@ -913,18 +917,18 @@ B = spectral.weighted_gram(w * small.d * w, small.Q)
 assert np.allclose(L @ spectral.whiten(L, B) @ L.T, B + np.tril(B, -1).T)
 
 # %% [markdown]
-# **`scan`: why a grid first.** ℓ(γ) need not have one maximum, and the best point may be the boundary γ = 0. There
+# **Why a grid first.** ℓ(γ) need not have one maximum, and the best point may be the boundary γ = 0. There
 # $v_i=1$, $\hat a=0$ (least squares was taken out), and
 #
 # $$\ell'(0)=\tfrac12\Big[\frac{n\sum_iy_i^2d_i}{\sum_iy_i^2}-\sum_id_i\Big].$$
 #
-# Negative: γ = 0 is a local maximum. Positive: it is not. `fastlmm_vi.wide.profile.maximise` evaluates value and
-# slope on a grid of log γ (`spectral.scan`). Each pair of neighbours with slopes + and − brackets a maximum. Every
+# Negative: γ = 0 is a local maximum. Positive: it is not. `fastlmm_vi.wide.profile.maximise` asks for the sign of the
+# slope on a grid of log γ. Each pair of neighbours with slopes + and − brackets a maximum. Every
 # bracket is polished, the best result is compared with γ = 0. A grid proves nothing between its points, but each term
 # of ℓ′ changes over about two units of log γ, and the step is small against that where any $\gamma d_i$ is near 1; beyond,
 # where ℓ is nearly linear in log γ or flat, it is larger.
 #
-# **`climb`: safeguarded Newton.** In a bracket (lo, hi) Newton's step is $\gamma\leftarrow\gamma-\ell'/\ell''$: it
+# **Safeguarded Newton** (`fastlmm_vi.wide.profile.climb`)**.** In a bracket (lo, hi) Newton's step is $\gamma\leftarrow\gamma-\ell'/\ell''$: it
 # maximises the parabola with the same value and derivatives. Taylor's theorem at γ,
 # $0=\ell'(\gamma^*)=\ell'(\gamma)+\ell''(\gamma)(\gamma^*-\gamma)+\frac12\ell'''(\xi)(\gamma^*-\gamma)^2$, divided by
 # $\ell''(\gamma)$, gives
@@ -956,13 +960,13 @@ def climb(lo, hi, gamma, rows):
 
 grid = np.geomspace(1e-3, 1e3, 60) / rows.d.mean()
 arguments = (*rows, rows.d[rows.d > 0], False)
-values, slopes = spectral.scan(grid, *arguments)
+values, slopes = np.array([spectral.profile(g, *arguments)[:2] for g in grid]).T
 k = np.flatnonzero((slopes[:-1] > 0) & (slopes[1:] <= 0))
 k = k[np.argmax(values[k])]
 ours = climb(grid[k], grid[k + 1], np.sqrt(grid[k] * grid[k + 1]), rows)
-theirs, _ = spectral.climb(grid[k], grid[k + 1], np.sqrt(grid[k] * grid[k + 1]), 100, *arguments)
+theirs = library.climb(rows, LIKELIHOOD, grid[k], grid[k + 1])
 assert np.isclose(ours[-1], newton.sigma2_beta_ / newton.sigma2_e_, rtol=1e-8)
-assert np.isclose(theirs[-1], ours[-1], rtol=1e-8)
+assert np.isclose(theirs[-1].gamma, ours[-1], rtol=1e-8)
 
 # %% [markdown]
 # The picture compares the two on the data: the relative error of γ at each step, both axes logarithmic. Its right
@@ -975,7 +979,7 @@ X_three = rng.normal(size=(12, 20)) * np.geomspace(1, 0.03, 12)[:, None]
 three = rotate(rng.normal(size=12), np.ones((12, 1)), fl.Spectrum.of(X_three))
 wide = np.geomspace(1e-2, 1e3, 300)
 arguments_three = (*three, three.d[three.d > 0], False)
-values_three, slopes_three = spectral.scan(wide, *arguments_three)
+values_three, slopes_three = np.array([spectral.profile(g, *arguments_three)[:2] for g in wide]).T
 zero = spectral.profile(0.0, *arguments_three)
 peaks = np.flatnonzero((slopes_three[:-1] > 0) & (slopes_three[1:] <= 0))
 assert len(peaks) == 2
@@ -1093,7 +1097,7 @@ for g in (0.05, 0.7, 6.0):
 
 # %% [markdown]
 # **On the data.** Standard errors of ML are the roots of the diagonal of $I_o^{-1}$ (section 6). REML's come from the
-# second derivatives of $\ell_R$ (`fastlmm_vi.wide.information.observed_reml`). That of PVE follows by the delta
+# second derivatives of $\ell_R$ (`fastlmm_vi.wide.information.observed`). That of PVE follows by the delta
 # method: to first order PVE moves with the two variances like its gradient $g$, and with $C$ their covariance
 #
 # $$\mathrm{se}^2=g^\top Cg,\qquad g=\frac{\partial\,\mathrm{PVE}}{\partial(\sigma^2_\beta,\sigma^2_e)}

@@ -95,7 +95,7 @@ omega = np.linalg.lstsq(Z, y)[0]
 # $$\ell-\text{ELBO}=⟦6.1: \tfrac12\Big[\operatorname{tr}(AS_q)-p-\log\left|A\right|-\sum_j\log s_j^2
 # +(m-\mu)^\top A(m-\mu)\Big]⟧$$
 #
-# (`fastlmm_vi.wide.mean_field.kl_to_posterior`, which takes $\log\left|A\right|$ from the eigenvalues of $K$). **Gap
+# (`fastlmm_vi.wide.mean_field.kl_to_posterior`, which takes $\log\left|A\right|$ from $K$). **Gap
 # 6.1**: write it. The check compares with `loglik` − `elbo` at arbitrary $q$ and θ, and with an integral for $p=1$.
 
 
@@ -433,7 +433,7 @@ plt.show()
 #
 # $$\text{ELBO}(\gamma)=⟦6.3: -\tfrac12\Big[n\Big(\log\frac{2\pi F}n+1\Big)+\sum_j\log(1+\gamma x_j^\top x_j)\Big]⟧ .$$
 #
-# (`fastlmm_vi.wide.profile.elbo`; `fastlmm_vi_kernels.spectral.profile` computes both, its argument `h` says which.)
+# (`fastlmm_vi.wide.basis.elbo`; `fastlmm_vi_kernels.spectral.profile` computes both, its argument `h` says which.)
 # So the ELBO can be maximised over one variable, without a single sweep: the library's `solver="collapsed"`. **Gap
 # 6.3**: write it. The kernel gives σ²_e = F/n at this γ.
 
@@ -545,7 +545,7 @@ assert np.isclose(-found.fun, library.elbo_, rtol=1e-10)
 # falls, by the same argument: noise takes over what the features give up. The share of variance explained,
 # $\text{PVE}=\tfrac{\sigma^2_\beta t}{\sigma^2_\beta t+\sigma^2_e}=\tfrac{\gamma t}{1+\gamma t}$ with
 # $t=\operatorname{tr}(MK)/(n-c)$ and $M=I-Z(Z^\top Z)^{-1}Z^\top$
-# (`fastlmm_vi.wide.information.mean_projected_eigenvalue`), rises with γ: it shrinks too.
+# (`fastlmm_vi.wide.rotated.Rotated.explained`, divided by $n-c$), rises with γ: it shrinks too.
 #
 # How much? For small γ, $\log(1+x)=x-\tfrac{x^2}2+\dots$ and $\sum_ja_j=\operatorname{tr}X^\top X=\sum_id_i$ remove
 # the first order; with $\sum_id_i^2=\operatorname{tr}(X^\top X)^2=\sum_{j,k}(x_j^\top x_k)^2$,
@@ -608,7 +608,7 @@ d, t, Q, size = rotated_counts
 zero = spectral.profile(0.0, d, t, Q, size, d, False)[0]
 gammas = np.geomspace(1e-5, 1.0, 150)
 figure, ax = plt.subplots()
-ax.semilogx(gammas, spectral.scan(gammas, d, t, Q, size, d, False)[0] - zero, label="log-likelihood")
+ax.semilogx(gammas, [spectral.profile(g, d, t, Q, size, d, False)[0] - zero for g in gammas], label="log-likelihood")
 ax.semilogx(gammas, [elbo_profile(g, rotated_counts, diagonal) - zero for g in gammas], "--", label="ELBO")
 ax.axhline(0.0, color="0.6", lw=0.8)
 ax.set(
@@ -666,7 +666,7 @@ grid = np.geomspace(1e-4 / d.max(), 1e3 / d.mean(), 150)
 
 def maximum(h):
     """γ, criterion and σ²_e at the global maximum; h: eigenvalues (log-likelihood) or diagonal (ELBO)."""
-    k = int(np.argmax(spectral.scan(grid, *rotated, h, False)[0]))
+    k = int(np.argmax([spectral.profile(g, *rotated, h, False)[0] for g in grid]))
     slope = lambda t: spectral.profile(np.exp(t), *rotated, h, False)[1]
     gamma = np.exp(optimize.brentq(slope, np.log(grid[k - 1]), np.log(grid[k + 1]), xtol=1e-12))
     value, _, _, sigma2_e, _ = spectral.profile(gamma, *rotated, h, False)
@@ -689,7 +689,7 @@ for name, (gamma, value, sigma2_e) in (("log-likelihood", top_loglik), ("ELBO   
 
 # %% figure="profile"
 gammas = np.geomspace(min(top_loglik[0], top_elbo[0]) / 12, top_loglik[0] * 4, 150)
-values = spectral.scan(gammas, *rotated, d, False)[0]
+values = np.array([spectral.profile(g, *rotated, d, False)[0] for g in gammas])
 gaps = spectral.mean_field_gap(gammas, sq_norms, d)
 figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.6))
 axes[0].semilogx(gammas, values, color="#0072B2", label="log-likelihood")
