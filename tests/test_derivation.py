@@ -53,14 +53,14 @@ def check_posterior_mean(s):
 def check_em(s):
     half = s.y.var() / 2
     n, p = s.X.shape
-    path, a, _ = spectral.em(half, half, 30, 0.0, *s.rotated[:3], n, p, s.rotated.d)
+    path, a = spectral.em(half, half, np.zeros(s.rotated.c), 30, 0.0, *s.rotated[:3], n, p, s.rotated.d)
     expected, omega = naive.em(*s.data, 30)
     got = np.r_[path[:, [1, 2, 0]].ravel(), s.design.omega(a)]
     return got, np.r_[expected.ravel(), omega]
 
 
 def check_em_step(s):
-    got = spectral.em(SB, SE, 1, 0.0, *s.rotated[:3], *s.X.shape, s.rotated.d)
+    got = spectral.em(SB, SE, np.zeros(s.rotated.c), 1, 0.0, *s.rotated[:3], *s.X.shape, s.rotated.d)
     start = s.design.omega(np.zeros(s.a.size))
     omega, sb, se = naive.em_step(*s.data, start, SB, SE)
     return np.r_[s.design.omega(got[1]), got[0][-1, 1:]], np.r_[omega, sb, se]

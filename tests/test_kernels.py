@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from fastlmm_vi_kernels import spectral, sweep, tridiagonal
 
+from fastlmm_vi.wide import blas, householder
+from fastlmm_vi.wide.factor import Tridiagonal
+
 COUNT = """
 from fastlmm_vi_kernels import spectral, sweep, tridiagonal
 compiled = [f for m in (spectral, sweep, tridiagonal) for f in vars(m).values() if hasattr(f, "stats")]
@@ -114,11 +117,39 @@ def test_tridiagonal_kernels_against_dense_matrices(diag, off):
     by_rows = rotated.T @ (rotated / (1.0 + d / values[-1])[:, None])
     np.testing.assert_allclose(by_rows, rows.T @ inside @ rows, atol=1e-12)
     gamma = 0.7 / values[-1]
-    solved, factor = rows.copy(), np.empty((n, n))
+    solved = rows.copy()
     tridiagonal.solve(gamma, diag, off, solved)
     np.testing.assert_allclose((np.eye(n) + 0.7 * scaled) @ solved, rows, atol=1e-13)
-    tridiagonal.inverse_factor(gamma, diag, off, factor)
+    factor = Tridiagonal(diag, off, None, 0.0).inner_half(gamma)
     np.testing.assert_allclose(factor @ factor.T, np.linalg.inv(np.eye(n) + 0.7 * scaled), atol=1e-13)
+
+
+@pytest.mark.parametrize(("n", "b"), [(60, 4), (61, 8), (100, 16), (49, 48), (48, 48), (5, 3), (3, 2), (2, 2), (1, 2)])
+def test_two_stages_reduce_to_the_same_tridiagonal_form(n, b):
+    X = np.random.default_rng(n).normal(size=(n, 2 * n))
+    K = np.asfortranarray(X @ X.T)
+    for diag, off, reflections in (
+        householder._in_two_stages(K.copy(order="F"), b),
+        householder._in_one_stage(K.copy(order="F")),
+    ):
+        T = np.diag(diag) + np.diag(off, 1) + np.diag(off, -1)
+        Q = reflections.apply(np.eye(n), "N")
+        np.testing.assert_allclose(Q @ T @ Q.T, K, rtol=0, atol=1e-13 * K.max())
+        np.testing.assert_allclose(reflections.apply(np.eye(n), "T"), Q.T, rtol=0, atol=1e-13)
+        np.testing.assert_array_equal(Q[0], np.eye(n)[0])  # the response stays the first direction
+
+
+def test_products_on_parts_of_a_matrix():
+    rng = np.random.default_rng(0)
+    whole, V, W = (np.asfortranarray(rng.normal(size=shape)) for shape in ((9, 9), (5, 2), (5, 2)))
+    part = whole[3:8, 3:8]
+    full = np.tril(part) + np.tril(part, -1).T
+    np.testing.assert_allclose(blas.symm(part, V), full @ V, rtol=1e-13)
+    before = whole.copy()
+    blas.subtract_syr2k(part, V, W)
+    np.testing.assert_allclose(np.tril(part), np.tril(full - V @ W.T - W @ V.T), rtol=1e-13)
+    before[3:8, 3:8] = whole[3:8, 3:8]
+    np.testing.assert_array_equal(whole, before)  # nothing else was touched
 
 
 def test_ql_says_when_it_does_not_settle():

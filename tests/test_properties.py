@@ -12,9 +12,10 @@ from problems import PROBLEMS, draw
 
 from fastlmm_vi import Status, UnboundedLikelihoodError, WideLMM
 from fastlmm_vi.errors import ConvergenceWarning
-from fastlmm_vi.wide import design, information, mean_field, sweeps
+from fastlmm_vi.wide import design, householder, information, mean_field, sweeps
 from fastlmm_vi.wide.basis import LIKELIHOOD, RESTRICTED
 from fastlmm_vi.wide.spectrum import Spectrum
+from fastlmm_vi.wide.storage import DenseFeatures
 
 METHODS = {
     "newton": {"method": "newton"},
@@ -268,6 +269,43 @@ def test_pve_and_its_standard_error(name, options):
     rotated = Spectrum.of(X).rotate(design.build(X, y, Z, fit_intercept=False, standardize=False))
     covariance = information.observed(rotated, *theta, reml=bool(options)).variances
     assert model.pve_se_ == pytest.approx(np.sqrt(gradient @ covariance @ gradient), rel=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"reml": True}, {"method": "mfvi"}], ids=str)
+def test_a_large_matrix_goes_through_a_band_to_the_same_fit(options, monkeypatch):
+    problem = draw(1, 150, 400, 5)
+    once = fit(problem, **options)
+    monkeypatch.setattr(householder, "TWO_STAGES", 100)
+    banded = fit(problem, **options)
+    for name in ("loglik_", "sigma2_beta_", "sigma2_e_", "coef_", "beta_var_", "omega_se_"):
+        np.testing.assert_allclose(getattr(banded, name), getattr(once, name), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("precision", ["float32-gram", "float32"])
+@pytest.mark.parametrize("name", ["wide", "tall", "constant_column", "rank_deficient_wide"])
+@pytest.mark.parametrize("options", [{"reml": True}, {"method": "em"}, {"method": "mfvi"}], ids=str)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_single_precision_stays_within_its_bound(name, options, precision):
+    problem = PROBLEMS[name]
+    double, single = fit(problem, **options), fit(problem, precision=precision, **options)
+    K = problem.X @ problem.X.T
+    gamma = double.sigma2_beta_ / double.sigma2_e_
+    bound = gamma * len(K) * np.sqrt(max(problem.X.shape)) * 6e-8 * np.linalg.norm(K, 2)
+    assert single.status_ is double.status_
+    assert abs(single.criterion_ - double.criterion_) <= bound + 1e-6
+    assert single.coef_.dtype == single.beta_var_.dtype == np.float64
+    np.testing.assert_allclose(single.coef_, double.coef_, atol=1e-3 * np.abs(double.coef_).max() + 1e-12)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("shape", [(40, 5000), (5000, 40)])
+def test_gram_in_single_precision_by_parts(shape, order):
+    X = np.asarray(np.random.default_rng(0).normal(size=shape), order=order)
+    expected = X @ X.T if shape[0] < shape[1] else X.T @ X
+    for features in (DenseFeatures(X, single_gram=True), DenseFeatures(X.astype(np.float32))):
+        gram = features.gram()
+        assert gram.dtype == np.float64
+        np.testing.assert_allclose(np.tril(gram), np.tril(expected), atol=features.rounding * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-8])

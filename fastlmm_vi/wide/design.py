@@ -84,6 +84,7 @@ def build(
     *,
     fit_intercept: bool,
     standardize: bool,
+    single_gram: bool = False,
     feature_names: Sequence[str] | None = None,
 ) -> Design:
     """Check the covariates against X and y (already numeric and finite) and return the design.
@@ -122,7 +123,7 @@ def build(
         Q=Q,
         R=R,
         omega_ls=omega_ls,
-        features=DenseFeatures(X),
+        features=DenseFeatures(X, single_gram=single_gram),
         center=center,
         scale=scale,
         has_intercept=fit_intercept,
@@ -197,11 +198,11 @@ def _orthonormal(Z: Array, names: list[str]) -> tuple[Array, Array]:
 
 def _standardize(X: Array) -> tuple[Array, Array, Array, int]:
     """Columns centred and divided by their sd (ddof 0) and by √p, as a new array; constant columns become 0."""
-    center = X.mean(axis=0)
-    Xs = X - center
-    sd = np.sqrt(np.einsum("ij,ij->j", Xs, Xs) / X.shape[0])
-    constant = sd <= 1e-14 * np.abs(center)
+    center = X.mean(axis=0, dtype=np.float64)
+    Xs = X - center.astype(X.dtype)
+    sd = np.sqrt(np.einsum("ij,ij->j", Xs, Xs, dtype=np.float64) / X.shape[0])
+    constant = sd <= 45.0 * np.finfo(X.dtype).eps * np.abs(center)
     scale = np.where(constant, 1.0, sd) * np.sqrt(X.shape[1])
-    Xs /= scale
+    Xs /= scale.astype(X.dtype)
     Xs[:, constant] = 0.0
     return Xs, center, scale, int(constant.sum())

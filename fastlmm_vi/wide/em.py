@@ -3,10 +3,9 @@
 import time
 
 import numpy as np
-from fastlmm_vi_kernels import spectral as kernels
 
 from ..result import Status
-from . import posterior, profile
+from . import iteration, posterior, profile
 from .basis import LIKELIHOOD
 from .design import Design
 from .estimate import Estimate, judge, modes, trace
@@ -24,8 +23,7 @@ def fit(design: Design, spectrum: Spectrum, rotated: Rotated, *, tol: float, max
     start = time.perf_counter()
     optimum = profile.maximise(rotated, LIKELIHOOD)
     half = 0.5 * float(np.var(design.y))
-    d, y, Q, n = rotated
-    path, a, distance = kernels.em(half, half, max_iter, tol, d, y, Q, n, design.p, rotated.positive)
+    path, a, distance = iteration.run(rotated, LIKELIHOOD, design.p, (half, half), tol=tol, max_iter=max_iter)
     seconds = time.perf_counter() - start
     loglik, sigma2_beta, sigma2_e = path[-1]
     status, notes = judge(optimum, distance <= tol, sigma2_beta, loglik)

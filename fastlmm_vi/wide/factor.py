@@ -7,10 +7,9 @@ from typing import Protocol
 import numpy as np
 import scipy.linalg
 from fastlmm_vi_kernels import tridiagonal as kernels
-from scipy.linalg.lapack import dsytrd
 
 from ..result import Array
-from .householder import BLOCK, apply_reflectors
+from .householder import Reflections, tridiagonal
 
 
 class Factor(Protocol):
@@ -93,25 +92,18 @@ class Eigenvectors:
 class Tridiagonal:
     """G = Q T Qᵀ, T tridiagonal, Q as Householder reflectors: the form for one response, a third of the eigenvectors' time.
 
-    The first row and column of Q are those of I. Reflector j acts on rows j + 1 …; `packed` (m, m − 1) is a view of what
-    LAPACK's dsytrd leaves, one element further, so that row i of it belongs to row i + 1 of Q; its last row is 0.
+    The first row and column of Q are those of I.
     """
 
     diag: Array
     off: Array
-    packed: Array
-    tau: Array
+    reflections: Reflections
     rounding: float
 
     @classmethod
     def of(cls, gram: Array, rounding: float) -> "Tridiagonal":
         """Reduce G, given by its lower triangle, which is overwritten."""
-        # scipy's own default workspace reduces one column at a time, at half the speed.
-        m = len(gram)
-        reduced, diag, off, tau, _ = dsytrd(gram, lower=1, lwork=BLOCK * max(m, 1), overwrite_a=1)
-        reduced[0, 1:] = 0.0
-        packed = reduced.ravel(order="K")[1 : 1 + m * (m - 1)].reshape(m - 1, m).T
-        return cls(diag, off, packed, tau, rounding)
+        return cls(*tridiagonal(gram), rounding)
 
     @cached_property
     def eigenvalues(self) -> Array:
@@ -169,11 +161,7 @@ class Tridiagonal:
 
     def reflect(self, B: Array, trans: str) -> Array:
         """QᵀB ("T") or Q B ("N"), B (m, k)."""
-        if self.diag.size < 2:
-            return B
-        shifted = np.empty_like(B, order="F")
-        shifted[:-1], shifted[-1] = B[1:], 0.0
-        return np.vstack([B[:1], apply_reflectors(self.packed, self.tau, shifted, trans)[:-1]])
+        return self.reflections.apply(B, trans)
 
     def inner_solve(self, gamma: float, B: Array) -> Array:
         """(I + γT)⁻¹ B, B (m, k)."""
@@ -182,9 +170,11 @@ class Tridiagonal:
         return B
 
     def inner_half(self, gamma: float) -> Array:
-        """M (m, m), upper triangular, with (I + γT)⁻¹ = M Mᵀ."""
-        M = np.empty((self.diag.size, self.diag.size))
-        kernels.inverse_factor(gamma, self.diag, self.off, M)
+        """M = L⁻ᵀ D^(−½) (m, m), upper triangular, with (I + γT)⁻¹ = M Mᵀ and I + γT = L D Lᵀ."""
+        pivots, factor = kernels.factorise(gamma, self.diag, self.off)
+        M = np.diag(1.0 / np.sqrt(pivots))
+        for i in range(pivots.size - 2, -1, -1):
+            M[i, i + 1 :] = -factor[i] * M[i + 1, i + 1 :]
         return M
 
     def inverse(self, B: Array) -> Array:

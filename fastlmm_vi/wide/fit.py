@@ -20,6 +20,7 @@ from .spectrum import Spectrum
 METHODS = ("newton", "em", "mfvi")
 SOLVERS = ("auto", "sweep", "collapsed")
 THETA_BY = ("elbo", "loglik")
+PRECISIONS = ("float64", "float32-gram", "float32")
 # Beyond this side a Gram matrix takes minutes: sweeps are chosen, and the log-likelihood is not filled in after them.
 LARGEST_SPECTRUM = 5_000
 TOL = 1e-6
@@ -120,7 +121,7 @@ def _warn(result: Fit, estimate: Estimate) -> None:
 
 def check_options(options: dict[str, Any]) -> None:
     """Raise ValueError, naming the option and its choices, for anything a fit does not know or cannot combine."""
-    choices = {"method": METHODS, "solver": SOLVERS, "theta_by": THETA_BY}
+    choices = {"method": METHODS, "solver": SOLVERS, "theta_by": THETA_BY, "precision": PRECISIONS}
     for name, allowed in choices.items():
         if options[name] not in allowed:
             raise ValueError(f"{name}={options[name]!r} is not known: choose one of {', '.join(map(repr, allowed))}.")

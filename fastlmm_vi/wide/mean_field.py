@@ -4,11 +4,10 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from fastlmm_vi_kernels import spectral as kernels
 
 from ..errors import UnboundedLikelihoodError
 from ..result import Array, Status, Trace
-from . import posterior, profile, sweeps
+from . import iteration, posterior, profile, sweeps
 from .basis import LIKELIHOOD, RESTRICTED, Basis, elbo
 from .design import Design
 from .estimate import Estimate, judge, mode_notes, modes, trace
@@ -44,8 +43,7 @@ def fit_collapsed(
     else:
         half = 0.5 * float(np.var(design.y))
         assert isinstance(basis, Rotated)
-        d, y, Q, n = basis
-        path, a, distance = kernels.em(half, half, max_iter, tol, d, y, Q, n, design.p, sq_norms)
+        path, a, distance = iteration.run(basis, criterion, design.p, (half, half), tol=tol, max_iter=max_iter)
         value, sigma2_beta, sigma2_e = path[-1]
         status, notes = judge(optimum, distance <= tol, sigma2_beta, value)
         n_iter = len(path) - 1

@@ -19,9 +19,9 @@ def choose(design: Design, *, trace: bool) -> tuple[Spectrum, Basis]:
     if trace or not features.shape[0] < features.shape[1]:
         spectrum = Spectrum.of(features, reuse=False)
         return spectrum, spectrum.rotate(design)
-    gram, rounding = checked_gram(features)
+    gram = checked_gram(features)
     total = float(gram.trace())
-    factor = Bordered.of(gram, design.Q, design.residual, rounding)
+    factor = Bordered.of(gram, design.Q, design.residual, features.rounding)
     warn_if_offset_dominates(features, factor.largest(), total)
     if factor.ambiguous:
         spectrum = Spectrum(features, factor.eigenvectors(gram))

@@ -53,11 +53,11 @@ class Spectrum:
             rank, stops at tridiagonal form: the first fit is faster, but each response is diagonalised anew.
         """
         features = DenseFeatures(np.asarray(X, dtype=np.float64)) if hasattr(X, "__array__") else X
-        gram, rounding = checked_gram(features)
+        gram = checked_gram(features)
         trace = float(gram.trace())
         # With n ≥ p the projection off the columns of X needs the eigenvectors (`rotate`).
         make = Eigenvectors.of if reuse or not features.shape[0] < features.shape[1] else for_one_response
-        factor: Diagonalisable = make(gram, rounding)
+        factor: Diagonalisable = make(gram, features.rounding)
         warn_if_offset_dominates(features, factor.largest(), trace)
         return cls(features, factor)
 
@@ -126,22 +126,21 @@ class Spectrum:
         return out
 
 
-def checked_gram(features: FeatureMatrix) -> tuple[Array, float]:
-    """Return the smaller Gram matrix (lower triangle) and what counts as rounding in it, relative to its norm.
+def checked_gram(features: FeatureMatrix) -> Array:
+    """Return the smaller Gram matrix (lower triangle).
 
     Raises
     ------
     DataError
         If X has missing or infinite values, or its squares leave the range of numbers.
     """
-    n, p = features.shape
     gram = features.gram()
     trace = float(gram.trace())
     if not np.isfinite(trace):
         raise DataError("X has missing or infinite values, or their squares overflow: impute or rescale X.")
-    if trace == 0.0 and features.columns(0, p).any():
+    if trace == 0.0 and features.columns(0, features.shape[1]).any():
         raise DataError("X is so small that its squares are no numbers (below 1e-300): rescale X.")
-    return gram, max(n, p) * float(np.finfo(float).eps)
+    return gram
 
 
 def warn_if_offset_dominates(features: FeatureMatrix, largest: float, trace: float) -> None:

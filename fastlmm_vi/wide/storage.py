@@ -1,11 +1,11 @@
 """What a method may ask of the wide X, whatever stores it."""
 
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from fastlmm_vi_kernels import sweep as kernels
-from scipy.linalg.blas import dsyrk
+from scipy.linalg.blas import dsyrk, ssyrk
 
 from ..result import Array
 
@@ -26,6 +26,11 @@ class FeatureMatrix(Protocol):
         """Lower triangle of the smaller of X Xᵀ (n, n) and XᵀX (p, p); the caller may overwrite it."""
         ...
 
+    @property
+    def rounding(self) -> float:
+        """What is nothing but rounding in an eigenvalue of the Gram matrix, relative to the largest."""
+        ...
+
     def matvec(self, b: Array) -> Array:
         """X b; b is (p,) or (p, k)."""
         ...
@@ -43,18 +48,24 @@ class FeatureMatrix(Protocol):
         ...
 
 
+CAST = 2048  # columns cast to float32 at a time
+
+
 class DenseFeatures:
-    """X as a float64 array in memory, in either order; used as it lies, never copied for Gram and products.
+    """X as a float64 or float32 array in memory, in either order; used as it lies, never copied for Gram and products.
 
     Parameters
     ----------
     X : ndarray, shape (n, p)
-        Float64, C or Fortran order. A sweep needs contiguous columns: for a C-ordered X one Fortran-ordered copy is
-        made at the first sweep and kept.
+        C or Fortran order. A sweep needs contiguous columns: for a C-ordered X one Fortran-ordered copy is made at the
+        first sweep and kept.
+    single_gram : bool, default False
+        Multiply X Xᵀ in float32, at twice the speed. A float32 X always is.
     """
 
-    def __init__(self, X: Array) -> None:
+    def __init__(self, X: Array, *, single_gram: bool = False) -> None:
         self.X = X
+        self.single_gram = single_gram or X.dtype == np.float32
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -68,27 +79,41 @@ class DenseFeatures:
 
     @cached_property
     def _sq_norms(self) -> Array:
-        return np.einsum("ij,ij->j", self.X, self.X)
+        return np.einsum("ij,ij->j", self.X, self.X, dtype=np.float64)
 
     def column_sq_norms(self) -> Array:
         """‖x_j‖² for every column, (p,)."""
         return self._sq_norms
 
     def gram(self) -> Array:
-        """Lower triangle of the smaller of X Xᵀ and XᵀX, by one symmetric rank-k product (n²p or np² flops)."""
-        n, p = self.shape
-        # dsyrk reads Fortran order: a C-ordered X is the Fortran-ordered Xᵀ, so neither order is copied.
-        if self.X.flags.f_contiguous:
-            return dsyrk(1.0, self.X, trans=int(n >= p), lower=1)
-        return dsyrk(1.0, self.X.T, trans=int(n < p), lower=1)
+        """Lower triangle of the smaller of X Xᵀ and XᵀX, by symmetric rank-k products (n²p or np² flops)."""
+        if not self.single_gram:
+            return _syrk(dsyrk, self.X, self.shape)
+        if self.X.dtype == np.float32:
+            return _syrk(ssyrk, self.X, self.shape).astype(np.float64)
+        total = None
+        longer = int(np.argmax(self.shape))
+        for start in range(0, self.shape[longer], CAST):  # a few columns (or rows) at a time: no second X in memory
+            part = self.X.take(range(start, min(start + CAST, self.shape[longer])), axis=longer).astype(np.float32)
+            total = _syrk(ssyrk, part, self.shape, total)
+        assert total is not None
+        return total.astype(np.float64)
+
+    @property
+    def rounding(self) -> float:
+        """Largest dimension × machine epsilon; in float32 its square root, as rounding errors of sums mostly cancel."""
+        longest = max(self.shape)
+        if self.single_gram:
+            return float(np.sqrt(longest) * np.finfo(np.float32).eps)
+        return float(longest * np.finfo(np.float64).eps)
 
     def matvec(self, b: Array) -> Array:
         """X b."""
-        return self.X @ b
+        return (self.X @ b.astype(self.X.dtype, copy=False)).astype(np.float64, copy=False)
 
     def rmatvec(self, r: Array) -> Array:
         """Xᵀ r."""
-        return self.X.T @ r
+        return (self.X.T @ r.astype(self.X.dtype, copy=False)).astype(np.float64, copy=False)
 
     def columns(self, start: int, stop: int) -> Array:
         """View of columns start … stop − 1."""
@@ -97,3 +122,15 @@ class DenseFeatures:
     def sweep(self, gamma: float, mean: Array, residual: Array) -> float:
         """One coordinate sweep, in place: reads X once."""
         return float(kernels.sweep(self._columns, self._sq_norms, gamma, mean, residual))
+
+
+def _syrk(syrk: Any, X: Any, shape: tuple[int, int], total: Any = None) -> Any:
+    """Add the lower triangle of X Xᵀ (shape n < p) or XᵀX to `total`, which is overwritten.
+
+    The product reads Fortran order: a C-ordered X is the Fortran-ordered Xᵀ, so neither order is copied.
+    """
+    n, p = shape
+    more = {} if total is None else {"beta": 1.0, "c": total, "overwrite_c": 1}
+    if X.flags.f_contiguous:
+        return syrk(1.0, X, trans=int(n >= p), lower=1, **more)
+    return syrk(1.0, X.T, trans=int(n < p), lower=1, **more)

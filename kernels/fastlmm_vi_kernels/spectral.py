@@ -190,21 +190,18 @@ def marginal_loglik(sigma2_beta, sigma2_e, omega, d, y, Q, n):
 
 
 @kernel
-def em(sigma2_beta, sigma2_e, max_iter, tol, d, y, Q, n, p, h):
-    """Run EM from (ω = least squares, σ²_β, σ²_e) and return its path, the last ω and the distance to the optimum.
+def em(sigma2_beta, sigma2_e, omega, max_iter, tol, d, y, Q, n, p, h):
+    """Run EM from (ω, σ²_β, σ²_e) until σ²_β moves by less than `tol`, relative; return its path and the last ω.
 
     One iteration: q(β) from the current θ, then ω, then both variances with the new ω. With h the eigenvalues of XᵀX
     q is the exact posterior (EM); with its diagonal q is the mean-field optimum (variational EM). The path holds per
-    iteration the criterion, σ²_β and σ²_e; its first row is the start. The distance is the Newton step of the profile
-    criterion relative to γ, or how far σ²_e (relative) or ω (in residual standard deviations) are from their optimum at
-    that γ, whichever is largest; it is looked at, every tenth iteration, once the EM step itself is below `tol`.
+    iteration the criterion, σ²_β and σ²_e; its first row is the start.
     """
-    m, c = Q.shape
+    m = d.size
     path = np.empty((max_iter + 1, 3))
-    omega = np.zeros(c)
-    r = y.copy()  # y − Qω
+    r = np.empty(m)  # y − Qω
+    residual(y, Q, omega, r)
     t = np.empty(m)  # y − X E[β]
-    distance = np.inf
     step = np.inf
     count = 0
     while True:
@@ -222,14 +219,7 @@ def em(sigma2_beta, sigma2_e, max_iter, tol, d, y, Q, n, p, h):
         path[count, 0] = -0.5 * (n * (LOG_2PI + math.log(sigma2_e)) + F / sigma2_e + logdet)
         path[count, 1] = sigma2_beta
         path[count, 2] = sigma2_e
-        if abs(step) <= tol and (count % 10 == 0 or count == max_iter):
-            _, slope, curvature, sigma2_e_hat, omega_hat = profile(gamma, d, y, Q, n, h, False)
-            distance = np.inf
-            if curvature < 0.0:
-                distance = max(abs(slope / curvature) / gamma, abs(sigma2_e_hat / sigma2_e - 1.0))
-                for j in range(c):
-                    distance = max(distance, abs(omega_hat[j] - omega[j]) / math.sqrt(sigma2_e))
-        if distance <= tol or count == max_iter or not math.isfinite(path[count, 0]):
+        if abs(step) <= tol or count == max_iter or not math.isfinite(path[count, 0]):
             break
         # M-step: ω by least squares of y − X E[β] (Q orthonormal), then the variances with the new ω.
         omega = project(Q, t)
@@ -243,7 +233,7 @@ def em(sigma2_beta, sigma2_e, max_iter, tol, d, y, Q, n, p, h):
         sigma2_beta = new_beta
         sigma2_e = new_e
         count += 1
-    return path[: count + 1], omega, distance
+    return path[: count + 1], omega
 
 
 @kernel

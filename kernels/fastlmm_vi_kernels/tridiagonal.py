@@ -141,16 +141,3 @@ def solve(gamma, diag, off, B):
         if i < n - 1:
             for j in range(k):
                 B[i, j] -= factor[i] * B[i + 1, j]
-
-
-@kernel
-def inverse_factor(gamma, diag, off, M):
-    """Fill M (n, n) with the upper triangular L⁻ᵀ D^(−½): (I + γT)⁻¹ = M Mᵀ."""
-    n = diag.size
-    pivots, factor = factorise(gamma, diag, off)
-    for j in range(n):
-        M[j, j] = 1.0 / math.sqrt(pivots[j])
-        for i in range(j + 1, n):
-            M[i, j] = 0.0
-        for i in range(j - 1, -1, -1):
-            M[i, j] = -factor[i] * M[i + 1, j]

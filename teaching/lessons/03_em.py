@@ -537,7 +537,7 @@ print("n ≥ p: 19 rows give the iteration and the likelihood of all 200")
 # | `omega = project(Q, t)` | $a=Q^\top t$ |
 # | `residual(y, Q, omega, r)`, `rss` | the new $r=y-Qa$, and $\lVert t-Qa\rVert^2$ with $t-Qa=r+t-y$ |
 # | `new_beta`, `new_e` | the M-step of section 7 |
-# | `step`, `distance` | when to stop: the Newton step of the profile likelihood (lesson 04), not EM's own |
+# | `step`, `tol` | a pause: whether EM may end is judged outside, by the Newton step of the profile likelihood (lesson 04) |
 #
 # (In lesson 05 the same loop becomes variational EM: `h` is then the diagonal of $X^\top X$.) Here is the loop itself:
 
@@ -576,10 +576,10 @@ numpy_seconds = (time.perf_counter() - start) / 1000
 
 Q = np.linalg.qr(Z)[0]
 residual = y - Q @ (Q.T @ y)
-arguments = (d, U.T @ residual, U.T @ Q, n, float(p), d)
-spectral.em(0.5, 0.5, 1, 0.0, *arguments)  # compiled before it is timed
+arguments = (d, U.T @ residual, np.asfortranarray(U.T @ Q), n, p, d)
+spectral.em(0.5, 0.5, np.zeros(Q.shape[1]), 1, 0.0, *arguments)  # compiled before it is timed
 start = time.perf_counter()
-spectral.em(0.5, 0.5, 10_000, 0.0, *arguments)
+spectral.em(0.5, 0.5, np.zeros(Q.shape[1]), 10_000, 0.0, *arguments)
 kernel_seconds = (time.perf_counter() - start) / 10_000
 for name, seconds in [("dense", dense_seconds), ("rotated, NumPy", numpy_seconds), ("kernel", kernel_seconds)]:
     print(f"{name:15s} {1e6 * seconds:9.2f} µs an iteration, n = {n}, p = {p}")

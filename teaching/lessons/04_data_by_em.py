@@ -1013,12 +1013,13 @@ for t in range(newton.n_iter_ + 1):
 # profile once per point of its grid, each time at about the price of c EM iterations.
 #
 # **The stopping rule of the library's EM** uses the profile as the judge. Near a maximum the Newton step
-# $-\ell'/\ell''$ *is* the distance to it, up to its square (the display above). `spectral.em` therefore computes
+# $-\ell'/\ell''$ *is* the distance to it, up to its square (the display above). `fastlmm_vi.wide.iteration.run` therefore computes
 #
 # $$\texttt{distance}=\max\left\{\frac{|\ell'/\ell''|}{\gamma},\;
 # \Big|\frac{\hat\sigma^2_e(\gamma)}{\sigma^2_e}-1\Big|,\;\max_k\frac{|\hat a_k(\gamma)-a_k|}{\sigma_e}\right\}$$
 #
-# every tenth iteration, once EM's own step in log σ²_β is below `tol`, and stops when the distance is below `tol`.
+# every tenth iteration, and every fiftieth part of a long way, once EM's own step in log σ²_β is below `tol`. It stops when
+# the distance is below `tol`.
 # Where ℓ″ is not negative the distance is infinite. A short step alone never ends it.
 
 # %%
@@ -1216,7 +1217,7 @@ for true_rate, true_limit in ((0.5, 2.0), (0.9, -1.0), (0.997, 0.3)):
         "gap 4.E1: sum the steps still to come after x2; the first of them is λ(x2 − x1)."
     )
 start = y_toy.var() / 2
-run = spectral.em(start, start, 400, 0.0, *small, X_toy.shape[1], small.d)[0][:, 1]
+run = spectral.em(start, start, np.zeros(small.c), 400, 0.0, *small, X_toy.shape[1], small.d)[0][:, 1]
 limit = extrapolate(*run[198:201])[1]
 assert abs(limit - theta_toy[-2]) < 0.2 * abs(run[200] - theta_toy[-2]), (
     "gap 4.E1: on EM's path your limit is no better."
