@@ -82,6 +82,23 @@ def sweep(y, Z, X, omega, mean, gamma):
     return mean
 
 
+def block_sweep(y, Z, X, omega, mean, gamma, blocks):
+    """One pass over blocks of columns, each ridge regression on what the others leave."""
+    mean = mean.copy()
+    for b in blocks:
+        others = y - Z @ omega - X @ mean + X[:, b] @ mean[b]
+        mean[b] = inv(X[:, b].T @ X[:, b] + np.eye(len(b)) / gamma) @ X[:, b].T @ others
+    return mean
+
+
+def block_covariance(X, sb, se, blocks):
+    """The exact posterior precision without what lies outside the diagonal blocks, inverted."""
+    S = np.zeros((X.shape[1], X.shape[1]))
+    for b in blocks:
+        S[np.ix_(b, b)] = inv(X[:, b].T @ X[:, b] / se + np.eye(len(b)) / sb)
+    return S
+
+
 def mean_field_variances(X, sb, se):
     """s²_j = 1 / (x_jᵀx_j/σ²_e + 1/σ²_β)."""
     return 1 / (np.sum(X**2, axis=0) / se + 1 / sb)
@@ -96,12 +113,13 @@ def mean_field_m_step(y, Z, X, mean, var):
 
 
 def elbo(y, Z, X, omega, sb, se, mean, var):
-    """E_q log p(y | β) + E_q log p(β) − E_q log q(β)."""
+    """E_q log p(y | β) + E_q log p(β) − E_q log q(β); `var` are variances (p,) or the whole covariance of q."""
     n, p = X.shape
+    S = np.diag(var) if var.ndim == 1 else var
     r = y - Z @ omega - X @ mean
-    likelihood = -n / 2 * np.log(2 * np.pi * se) - (r @ r + np.trace(X @ np.diag(var) @ X.T)) / (2 * se)
-    prior = -p / 2 * np.log(2 * np.pi * sb) - (mean @ mean + var.sum()) / (2 * sb)
-    return likelihood + prior + np.sum(np.log(2 * np.pi * np.e * var)) / 2
+    likelihood = -n / 2 * np.log(2 * np.pi * se) - (r @ r + np.trace(X @ S @ X.T)) / (2 * se)
+    prior = -p / 2 * np.log(2 * np.pi * sb) - (mean @ mean + np.trace(S)) / (2 * sb)
+    return likelihood + prior + slogdet(2 * np.pi * np.e * S)[1] / 2
 
 
 def kl(y, Z, X, omega, sb, se, mean, var):

@@ -11,7 +11,7 @@ from fastlmm_vi_kernels import spectral, sweep
 from problems import PROBLEMS
 
 from fastlmm_vi import WideLMM
-from fastlmm_vi.wide import design, information, mean_field, posterior, profile, road, sweeps
+from fastlmm_vi.wide import blocks, design, information, mean_field, posterior, profile, road, sweeps
 from fastlmm_vi.wide.basis import LIKELIHOOD, RESTRICTED, elbo
 from fastlmm_vi.wide.spectrum import Spectrum
 
@@ -107,6 +107,7 @@ def check_sweep(s):
 def ascend(s, *, accelerate, max_iter):
     return sweeps.ascend(
         s.design,
+        blocks.Columns(s.design.features),
         accelerate=accelerate,
         fixed=None,
         start=(SB, SE),

@@ -12,7 +12,7 @@ from problems import PROBLEMS, draw
 
 from fastlmm_vi import Status, UnboundedLikelihoodError, WideLMM
 from fastlmm_vi.errors import ConvergenceWarning
-from fastlmm_vi.wide import design, householder, information, mean_field, sweeps
+from fastlmm_vi.wide import blocks, design, householder, information, mean_field, sweeps
 from fastlmm_vi.wide.basis import LIKELIHOOD, RESTRICTED
 from fastlmm_vi.wide.spectrum import Spectrum
 from fastlmm_vi.wide.storage import DenseFeatures
@@ -88,6 +88,7 @@ def test_gap_is_kl_at_unconverged_iterates(problem, accelerate, iterations):
     half = problem.y.var() / 2
     run = sweeps.ascend(
         data,
+        blocks.Columns(data.features),
         accelerate=accelerate,
         fixed=None,
         start=(half / np.mean(problem.X**2) / problem.X.shape[1], half),
@@ -98,7 +99,7 @@ def test_gap_is_kl_at_unconverged_iterates(problem, accelerate, iterations):
     s = run.state
     assume(s.sigma2_beta > 0 and s.sigma2_e > 1e-8 * half)
     loglik = spectral.marginal_loglik(s.sigma2_beta, s.sigma2_e, s.a, *rotated)
-    kl = mean_field.kl_to_posterior(data, spectrum, s.mean, s.var, s.sigma2_beta, s.sigma2_e, s.a)
+    kl = mean_field.kl_to_posterior(data, spectrum, s.mean, s.spread, s.sigma2_beta, s.sigma2_e, s.a)
     assert loglik - run.elbo[-1] == pytest.approx(kl, abs=1e-8, rel=1e-8)
 
 

@@ -46,6 +46,11 @@ class WideLMM(RegressorMixin, BaseEstimator):
         p are both above 5000.
     accelerate : bool, default True
         For "mfvi": False runs the plain variational EM of the textbook, which may need 10⁴ iterations and more.
+    block_size : int or array-like (p,), default 1
+        For "mfvi": q(β) factorises over blocks of so many neighbouring features, or over groups given by one label per
+        feature, and is exact within them: from mean field (1) to the exact posterior (p). A block of b features costs
+        O(min(n, b)² max(n, b)) once and min(n, b)² numbers of memory; groups of columns that are not neighbours are
+        copied.
     precision : {"float64", "float32-gram", "float32"}, default "float64"
         "float32-gram" multiplies X Xᵀ in single precision, at twice the speed; "float32" also holds X in it (half the
         memory; a float32 X is then used as it lies). To first order the log-likelihood is off by at most
@@ -125,6 +130,7 @@ class WideLMM(RegressorMixin, BaseEstimator):
         theta_by: str = "elbo",
         solver: str = "auto",
         accelerate: bool = True,
+        block_size: Any = 1,
         precision: str = "float64",
         tol: float | None = None,
         max_iter: int | None = None,
@@ -139,6 +145,7 @@ class WideLMM(RegressorMixin, BaseEstimator):
         self.theta_by = theta_by
         self.solver = solver
         self.accelerate = accelerate
+        self.block_size = block_size
         self.precision = precision
         self.tol = tol
         self.max_iter = max_iter
@@ -195,6 +202,7 @@ class WideLMM(RegressorMixin, BaseEstimator):
                 theta_by=self.theta_by,
                 solver=self.solver,
                 accelerate=self.accelerate,
+                block_size=self.block_size,
                 tol=self.tol,
                 max_iter=self.max_iter,
                 n_jobs=self.n_jobs,

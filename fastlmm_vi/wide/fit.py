@@ -12,6 +12,7 @@ from ..errors import ConvergenceWarning, DataError, FitWarning
 from ..result import Fit, Status
 from . import em, mean_field, newton, road
 from .basis import Basis
+from .blocks import factorise
 from .design import Design
 from .estimate import Estimate, centre_intercept, to_fit
 from .rotated import Rotated
@@ -37,6 +38,7 @@ def fit(
     theta_by: str,
     solver: str,
     accelerate: bool,
+    block_size: Any,
     tol: float | None,
     max_iter: int | None,
     n_jobs: int | None,
@@ -63,11 +65,13 @@ def fit(
             )
         start = time.perf_counter()
         report(method, 0, np.nan)
+        blocks = factorise(design.features, block_size if method == "mfvi" else 1)
         if spectrum is None or basis is None or by_sweeps:
             estimate = mean_field.fit_sweeps(
                 design,
                 spectrum,
                 basis,
+                blocks,
                 theta_by=theta_by,
                 accelerate=accelerate,
                 tol=tol,
@@ -81,7 +85,14 @@ def fit(
             estimate = em.fit(design, spectrum, basis, tol=tol, max_iter=max_iter)
         else:
             estimate = mean_field.fit_collapsed(
-                design, spectrum, basis, theta_by=theta_by, accelerate=accelerate, tol=tol, max_iter=max_iter
+                design,
+                spectrum,
+                basis,
+                blocks,
+                theta_by=theta_by,
+                accelerate=accelerate,
+                tol=tol,
+                max_iter=max_iter,
             )
         loglik = np.nan
         if basis is not None:
@@ -131,6 +142,15 @@ def check_options(options: dict[str, Any]) -> None:
     if options["reml"] and options["method"] != "newton":
         raise ValueError(
             f"reml=True goes with method='newton' only, not {options['method']!r}: REML is maximised exactly there."
+        )
+    block_size = options["block_size"]
+    if np.ndim(block_size) == 0 and not (_is_number(block_size) and block_size >= 1 and block_size == int(block_size)):
+        raise ValueError(
+            f"block_size={block_size!r} must be a whole number of columns (1: mean field), or one group label per column."
+        )
+    if options["method"] != "mfvi" and not (np.ndim(block_size) == 0 and block_size == 1):
+        raise ValueError(
+            f"block_size goes with method='mfvi' only, not {options['method']!r}: elsewhere β has no blocks."
         )
     tol, max_iter = options["tol"], options["max_iter"]
     if tol is not None and not (_is_number(tol) and 0.0 < tol < 1.0):

@@ -9,6 +9,7 @@ from ..errors import UnboundedLikelihoodError
 from ..result import Array, Status, Trace
 from . import iteration, posterior, profile, sweeps
 from .basis import LIKELIHOOD, RESTRICTED, Basis, elbo
+from .blocks import Factorisation
 from .design import Design
 from .estimate import Estimate, judge, mode_notes, modes, trace
 from .rotated import Rotated
@@ -22,18 +23,26 @@ NO_SAMPLING_THEORY = "variances learned by the ELBO have no sampling theory"
 
 
 def fit_collapsed(
-    design: Design, spectrum: Spectrum, basis: Basis, *, theta_by: str, accelerate: bool, tol: float, max_iter: int
+    design: Design,
+    spectrum: Spectrum,
+    basis: Basis,
+    factorisation: Factorisation,
+    *,
+    theta_by: str,
+    accelerate: bool,
+    tol: float,
+    max_iter: int,
 ) -> Estimate:
     """Return the mean-field optimum without a sweep: at given θ, q has a closed form in the spectrum.
 
-    q(β) has the exact posterior's mean and variances 1/(‖x_j‖²/σ²_e + 1/σ²_β), so that the ELBO depends on γ alone:
-    it is maximised like the likelihood (`accelerate=True`) or by variational EM with a full E-step, the textbook's
-    iteration (False). Docs: derivation, section 8.
+    q(β) has the exact posterior's mean and covariances (X_bᵀX_b/σ²_e + I/σ²_β)⁻¹, for single features variances
+    1/(‖x_j‖²/σ²_e + 1/σ²_β), so that the ELBO depends on γ alone: it is maximised like the likelihood
+    (`accelerate=True`) or by variational EM with a full E-step, the textbook's iteration (False). Docs: derivation,
+    section 8.
     """
     start = time.perf_counter()
-    sq_norms = design.features.column_sq_norms()
     by_elbo = theta_by == "elbo"
-    criterion = elbo(sq_norms) if by_elbo else LIKELIHOOD
+    criterion = elbo(factorisation.h) if by_elbo else LIKELIHOOD
     optimum = profile.maximise(basis, criterion)
     if accelerate or not by_elbo:
         path = np.array([(point.value, point.sigma2_beta, point.sigma2_e) for point in optimum.path])
@@ -52,7 +61,7 @@ def fit_collapsed(
     if by_elbo:
         status, compared = _against_exact(status, sigma2_beta, basis)
     gamma = sigma2_beta / sigma2_e
-    gap = np.array([basis.gap(sq_norms, ratio) for ratio in path[:, 1] / path[:, 2]])
+    gap = np.array([basis.gap(factorisation.h, ratio) for ratio in path[:, 1] / path[:, 2]])
     loglik, bound = (path[:, 0] + gap, path[:, 0]) if by_elbo else (path[:, 0], path[:, 0] - gap)
     return Estimate(
         method="mfvi",
@@ -62,11 +71,8 @@ def fit_collapsed(
         sigma2_beta=sigma2_beta,
         sigma2_e=sigma2_e,
         a=a,
-        posterior=posterior.mean_field(
-            design,
-            posterior.exact_mean(design, spectrum, gamma, a),
-            posterior.mean_field_variances(sq_norms, gamma, sigma2_e),
-            posterior.Link(design, spectrum, gamma),
+        posterior=posterior.factorised(
+            design, factorisation, posterior.exact_mean(design, spectrum, gamma, a), gamma, sigma2_e, spectrum
         ),
         status=status,
         trace=trace(path[:, 0], path[:, 1], path[:, 2], seconds, loglik=loglik, elbo=bound),
@@ -81,6 +87,7 @@ def fit_sweeps(
     design: Design,
     spectrum: Spectrum | None,
     basis: Basis | None,
+    factorisation: Factorisation,
     *,
     theta_by: str,
     accelerate: bool,
@@ -108,6 +115,7 @@ def fit_sweeps(
     mean_diagonal = float(design.features.column_sq_norms().mean()) * design.p / design.n
     run = sweeps.ascend(
         design,
+        factorisation,
         accelerate=accelerate,
         fixed=fixed,
         start=(half / mean_diagonal if accelerate and mean_diagonal > 0.0 else half, half),
@@ -117,7 +125,7 @@ def fit_sweeps(
     )
     s = run.state
     if fixed is None and basis is not None:
-        optimum = profile.maximise(basis, elbo(design.features.column_sq_norms()))
+        optimum = profile.maximise(basis, elbo(factorisation.h))
         status, notes = judge(optimum, run.converged, s.sigma2_beta, run.elbo[-1])
         status, compared = _against_exact(status, s.sigma2_beta, basis)
         notes = (*notes, *compared)
@@ -135,12 +143,7 @@ def fit_sweeps(
         sigma2_beta=s.sigma2_beta,
         sigma2_e=s.sigma2_e,
         a=s.a,
-        posterior=posterior.mean_field(
-            design,
-            s.mean,
-            s.var,
-            None if spectrum is None else posterior.Link(design, spectrum, s.gamma),
-        ),
+        posterior=posterior.factorised(design, factorisation, s.mean, s.gamma, s.sigma2_e, spectrum),
         status=status,
         trace=_trace(run, basis, fixed is not None),
         n_iter=len(run.elbo) - 1,

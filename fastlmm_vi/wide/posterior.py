@@ -6,6 +6,7 @@ from functools import cached_property
 import numpy as np
 
 from ..result import Array
+from .blocks import Factorisation
 from .design import Design
 from .spectrum import Spectrum
 
@@ -61,21 +62,27 @@ class Exact:
 
 
 @dataclass(frozen=True, eq=False)
-class MeanField:
-    """q(β) = Π N(mean_j, var_j), on the original scale of X."""
+class Factorised:
+    """q(β) = Π_b N(m_b, S_b), on the original scale of X: single features or blocks of them."""
 
     mean: Array
-    var: Array
+    factorisation: Factorisation
+    gamma: float
+    sigma2_beta: float
     center: Array | None
+    scale: Array | None
     link: Link | None
 
     def variances(self) -> Array:
-        """var_j, (p,)."""
-        return self.var
+        """Diagonal of the S_b, (p,)."""
+        var = self.sigma2_beta * self.factorisation.variances(self.gamma)
+        return var if self.scale is None else var / self.scale**2
 
     def predictive(self, X: Array) -> Array:
-        """Σ_j x_j² var_j of every row of X (k, p), centred as the fit's features were."""
-        return (X if self.center is None else X - self.center) ** 2 @ self.var
+        """Σ_b x_bᵀ S_b x_b of every row of X (k, p), centred and scaled as the fit's features were."""
+        if self.center is not None and self.scale is not None:
+            X = (X - self.center) / self.scale
+        return self.sigma2_beta * self.factorisation.predictive(self.gamma, X)
 
 
 def exact_mean(design: Design, spectrum: Spectrum, gamma: float, a: Array) -> Array:
@@ -83,9 +90,9 @@ def exact_mean(design: Design, spectrum: Spectrum, gamma: float, a: Array) -> Ar
     return spectrum.ridge(gamma, design.residual - design.Q @ a)
 
 
-def mean_field_variances(column_sq_norms: Array, gamma: float, sigma2_e: float) -> Array:
-    """s²_j = 1 / (‖x_j‖²/σ²_e + 1/σ²_β), (p,); 0 where γ = 0."""
-    return sigma2_e * gamma / (1.0 + gamma * column_sq_norms)
+def mean_field_variances(h: Array, gamma: float, sigma2_e: float) -> Array:
+    """s²_j = 1 / (h_j/σ²_e + 1/σ²_β), (p,), h_j = ‖x_j‖² for single features; 0 where γ = 0."""
+    return sigma2_e * gamma / (1.0 + gamma * h)
 
 
 def exact(design: Design, spectrum: Spectrum, gamma: float, sigma2_e: float, a: Array) -> Exact:
@@ -95,10 +102,12 @@ def exact(design: Design, spectrum: Spectrum, gamma: float, sigma2_e: float, a: 
     return Exact(mean, spectrum, gamma, gamma * sigma2_e, design.center, design.scale, link)
 
 
-def mean_field(design: Design, mean: Array, var: Array, link: Link | None) -> MeanField:
-    """Return q(β) on the original scale of X; `link` is None where there is no spectrum."""
-    var = var if design.scale is None else var / design.scale**2
-    return MeanField(_unscale(design, mean), var, design.center, link)
+def factorised(
+    design: Design, factorisation: Factorisation, mean: Array, gamma: float, sigma2_e: float, spectrum: Spectrum | None
+) -> Factorised:
+    """Return q(β) with every S_b at its optimum for (γ, σ²_e); without a spectrum it does not know how ω moves it."""
+    link = None if spectrum is None else Link(design, spectrum, gamma)
+    return Factorised(_unscale(design, mean), factorisation, gamma, gamma * sigma2_e, design.center, design.scale, link)
 
 
 def _unscale(design: Design, mean: Array) -> Array:

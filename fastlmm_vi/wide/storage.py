@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from fastlmm_vi_kernels import sweep as kernels
+from numpy.typing import NDArray
 from scipy.linalg.blas import dsyrk, ssyrk
 
 from ..result import Array
@@ -41,6 +42,10 @@ class FeatureMatrix(Protocol):
 
     def columns(self, start: int, stop: int) -> Array:
         """Columns start … stop − 1 as an array (n, stop − start)."""
+        ...
+
+    def subset(self, indices: NDArray[np.intp]) -> "FeatureMatrix":
+        """These columns alone."""
         ...
 
     def sweep(self, gamma: float, mean: Array, residual: Array) -> float:
@@ -118,6 +123,13 @@ class DenseFeatures:
     def columns(self, start: int, stop: int) -> Array:
         """View of columns start … stop − 1."""
         return self.X[:, start:stop]
+
+    def subset(self, indices: NDArray[np.intp]) -> "DenseFeatures":
+        """These columns: a view where they are neighbours, else a copy."""
+        first, last = int(indices[0]), int(indices[-1])
+        neighbours = last - first + 1 == indices.size and bool((np.diff(indices) == 1).all())
+        part = self.X[:, first : last + 1] if neighbours else self.X[:, indices]
+        return DenseFeatures(part, single_gram=self.single_gram)
 
     def sweep(self, gamma: float, mean: Array, residual: Array) -> float:
         """One coordinate sweep, in place: reads X once."""

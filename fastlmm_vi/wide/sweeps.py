@@ -1,4 +1,4 @@
-"""Mean-field coordinate ascent on X itself: sweeps, the M-step, and the same accelerated in the span of past sweeps."""
+"""Coordinate ascent on X itself, feature by feature or block by block: sweeps, the M-step, and an acceleration of both."""
 
 import time
 from collections import deque
@@ -11,6 +11,7 @@ from ..result import Array
 from . import profile
 from .basis import Criterion
 from .basis import elbo as elbo_at_its_optimum
+from .blocks import Factorisation
 from .design import Design
 from .posterior import mean_field_variances
 from .rotated import Rotated
@@ -23,10 +24,13 @@ REPRODUCED = 1e-20  # share of the starting σ²_e below which y counts as repro
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """q(β) = Π N(mean_j, var_j) and θ, with `residual` = y − Zω − X mean; sweeps overwrite mean and residual."""
+    """q(β) = Π_b N(m_b, S_b) and θ, with `residual` = y − Zω − X mean; sweeps overwrite mean and residual.
+
+    `spread` (p,) are the eigenvalues of all S_b, in the order of the factorisation's h; of single features the variances.
+    """
 
     mean: Array
-    var: Array
+    spread: Array
     residual: Array
     a: Array
     sigma2_beta: float
@@ -53,22 +57,24 @@ class Ascent:
     gradient: float
 
 
-def elbo(residual: Array, sq_norms: Array, mean: Array, var: Array, sigma2_beta: float, sigma2_e: float) -> float:
-    """E_q log p(y | β) + E_q log p(β) + entropy of q, summed term by term from q; no spectrum.
+def elbo(residual: Array, h: Array, mean: Array, spread: Array, sigma2_beta: float, sigma2_e: float) -> float:
+    """E_q log p(y | β) + E_q log p(β) + entropy of q, summed term by term from q; no spectrum of X.
 
-    `residual` is y − Zω − X mean (n,), `sq_norms` are ‖x_j‖² (p,). At σ²_β = 0 prior and entropy cancel.
+    `residual` is y − Zω − X mean (n,), `h` the eigenvalues of all X_bᵀX_b (p,), of single features ‖x_j‖², and `spread`
+    those of S_b in the same eigenvectors. At σ²_β = 0 prior and entropy cancel.
     """
     n, p = residual.size, mean.size
-    likelihood = -0.5 * n * np.log(2 * np.pi * sigma2_e) - 0.5 * (residual @ residual + sq_norms @ var) / sigma2_e
+    likelihood = -0.5 * n * np.log(2 * np.pi * sigma2_e) - 0.5 * (residual @ residual + h @ spread) / sigma2_e
     if sigma2_beta == 0.0:
         return float(likelihood)
-    prior = -0.5 * p * np.log(2 * np.pi * sigma2_beta) - 0.5 * (mean @ mean + var.sum()) / sigma2_beta
-    entropy = 0.5 * p * np.log(2 * np.pi * np.e) + 0.5 * np.log(var).sum()
+    prior = -0.5 * p * np.log(2 * np.pi * sigma2_beta) - 0.5 * (mean @ mean + spread.sum()) / sigma2_beta
+    entropy = 0.5 * p * np.log(2 * np.pi * np.e) + 0.5 * np.log(spread).sum()
     return float(likelihood + prior + entropy)
 
 
 def ascend(
     design: Design,
+    factorisation: Factorisation,
     *,
     accelerate: bool,
     fixed: tuple[float, float, Array] | None,
@@ -81,6 +87,8 @@ def ascend(
 
     Parameters
     ----------
+    factorisation : Factorisation
+        Of q(β), on the design's features.
     accelerate : bool
         False: the textbook's sweep and M-step. True: after each sweep the ELBO is maximised jointly over σ²_β, σ²_e,
         ω and all means in the span of the last sweeps (`_Subspace`); the current point lies in it, so the ELBO cannot
@@ -94,15 +102,15 @@ def ascend(
         Called with the iteration and the gradient.
     """
     begin = time.perf_counter()
-    features, sq_norms = design.features, design.features.column_sq_norms()
-    s = _start(design, sq_norms, fixed, start)
-    space = _Subspace(s.residual.copy(), sq_norms, theta_free=fixed is None)
-    boundary = _Boundary(design, sq_norms) if accelerate and fixed is None else None
-    rows = [(_elbo(s, sq_norms), s.sigma2_beta, s.sigma2_e, s.a, np.nan, 0.0)]
+    h = factorisation.h
+    s = _start(design, h, fixed, start)
+    space = _Subspace(s.residual.copy(), h, theta_free=fixed is None)
+    boundary = _Boundary(design) if accelerate and fixed is None else None
+    rows = [(_elbo(s, h), s.sigma2_beta, s.sigma2_e, s.a, np.nan, 0.0)]
     gradient, converged = np.inf, False
     for iteration in range(1, max_iter + 1):
-        change = gradient = features.sweep(s.gamma, s.mean, s.residual) / np.sqrt(s.sigma2_e)
-        s = replace(s, var=mean_field_variances(sq_norms, s.gamma, s.sigma2_e))
+        change = gradient = factorisation.sweep(s.gamma, s.mean, s.residual) / np.sqrt(s.sigma2_e)
+        s = replace(s, spread=mean_field_variances(h, s.gamma, s.sigma2_e))
         if fixed is None:
             s = _fit_omega(design, s)
         if accelerate:
@@ -111,9 +119,9 @@ def ascend(
             if boundary is not None:
                 s = boundary.reached(s, slope, rows[-1][0])
         elif fixed is None:
-            s, slope = _m_step(s, sq_norms)
+            s, slope = _m_step(s, h)
             gradient = max(gradient, slope)
-        rows.append((_elbo(s, sq_norms), s.sigma2_beta, s.sigma2_e, s.a, change, time.perf_counter() - begin))
+        rows.append((_elbo(s, h), s.sigma2_beta, s.sigma2_e, s.a, change, time.perf_counter() - begin))
         report(iteration, gradient)
         converged = gradient <= tol or s.sigma2_beta == 0.0
         if converged or not s.sigma2_e > REPRODUCED * start[1]:
@@ -122,16 +130,14 @@ def ascend(
     return Ascent(s, values, betas, es, a, changes, seconds, bool(converged), float(gradient))
 
 
-def _start(
-    design: Design, sq_norms: Array, fixed: tuple[float, float, Array] | None, start: tuple[float, float]
-) -> State:
+def _start(design: Design, h: Array, fixed: tuple[float, float, Array] | None, start: tuple[float, float]) -> State:
     sigma2_beta, sigma2_e, a = (*start, np.zeros(design.c)) if fixed is None else fixed
-    var = mean_field_variances(sq_norms, sigma2_beta / sigma2_e, sigma2_e)
-    return State(np.zeros(design.p), var, design.residual - design.Q @ a, a, sigma2_beta, sigma2_e)
+    spread = mean_field_variances(h, sigma2_beta / sigma2_e, sigma2_e)
+    return State(np.zeros(design.p), spread, design.residual - design.Q @ a, a, sigma2_beta, sigma2_e)
 
 
-def _elbo(s: State, sq_norms: Array) -> float:
-    return elbo(s.residual, sq_norms, s.mean, s.var, s.sigma2_beta, s.sigma2_e)
+def _elbo(s: State, h: Array) -> float:
+    return elbo(s.residual, h, s.mean, s.spread, s.sigma2_beta, s.sigma2_e)
 
 
 def _fit_omega(design: Design, s: State) -> State:
@@ -140,11 +146,11 @@ def _fit_omega(design: Design, s: State) -> State:
     return replace(s, a=s.a + shift, residual=s.residual - design.Q @ shift)
 
 
-def _m_step(s: State, sq_norms: Array) -> tuple[State, float]:
+def _m_step(s: State, h: Array) -> tuple[State, float]:
     """Both variances at their optimum given q, and the gradient in their logarithms before."""
     n, p = s.residual.size, s.mean.size
-    sigma2_beta = float(s.mean @ s.mean + s.var.sum()) / p
-    sigma2_e = float(s.residual @ s.residual + sq_norms @ s.var) / n
+    sigma2_beta = float(s.mean @ s.mean + s.spread.sum()) / p
+    sigma2_e = float(s.residual @ s.residual + h @ s.spread) / n
     slopes = 0.5 * p * (sigma2_beta / s.sigma2_beta - 1.0), 0.5 * n * (sigma2_e / s.sigma2_e - 1.0)
     return replace(s, sigma2_beta=sigma2_beta, sigma2_e=sigma2_e), float(max(np.abs(slopes)))
 
@@ -152,11 +158,13 @@ def _m_step(s: State, sq_norms: Array) -> tuple[State, float]:
 class _Boundary:
     """σ²_β = 0, where the ELBO is the least-squares log-likelihood: taken when γ keeps falling and it is a maximum."""
 
-    def __init__(self, design: Design, sq_norms: Array) -> None:
+    def __init__(self, design: Design) -> None:
         y, n = design.residual, design.n
         rss = float(y @ y)
         self.value = -0.5 * n * (np.log(2 * np.pi * rss / n) + 1.0)
-        self.is_maximum = n * float((design.features.rmatvec(y) ** 2).sum()) / rss <= sq_norms.sum()
+        self.is_maximum = (
+            n * float((design.features.rmatvec(y) ** 2).sum()) / rss <= design.features.column_sq_norms().sum()
+        )
         self.state = State(np.zeros(design.p), np.zeros(design.p), y.copy(), np.zeros(design.c), 0.0, rss / n)
         self.falls = 0
 
@@ -174,8 +182,8 @@ class _Subspace:
     replaced by its Rayleigh–Ritz values on the span (docs/derivation.md, section 9): the same kernel maximises it.
     """
 
-    def __init__(self, y: Array, sq_norms: Array, *, theta_free: bool) -> None:
-        self.y, self.sq_norms, self.theta_free = y, sq_norms, theta_free
+    def __init__(self, y: Array, h: Array, *, theta_free: bool) -> None:
+        self.y, self.h, self.theta_free = y, h, theta_free
         self.kept: deque[tuple[Array, Array, Array]] = deque(maxlen=MEMORY)
 
     def step(self, s: State) -> tuple[State, float]:
@@ -188,23 +196,23 @@ class _Subspace:
         self.kept.append((s.mean.copy(), self.y - s.residual, s.a))
         means, fits, effects = (np.array(part) for part in zip(*self.kept, strict=True))
         T, ritz = self._ritz(means, fits)
-        h = T.T @ (fits @ self.y)
-        rest = max(float(self.y @ self.y - (h**2 / ritz).sum()), 0.0)
-        d, y = np.append(ritz, 0.0), np.append(h / np.sqrt(ritz), np.sqrt(rest))
+        g = T.T @ (fits @ self.y)
+        rest = max(float(self.y @ self.y - (g**2 / ritz).sum()), 0.0)
+        d, y = np.append(ritz, 0.0), np.append(g / np.sqrt(ritz), np.sqrt(rest))
         gamma, slope, sigma2_e = s.gamma, 0.0, s.sigma2_e
         if self.theta_free:
             span = _without_covariates(d, y, self.y.size)
-            gamma, slope, sigma2_e = _near(span, elbo_at_its_optimum(self.sq_norms), gamma)
-        alpha = T @ (gamma * h / (1.0 + gamma * ritz))
+            gamma, slope, sigma2_e = _near(span, elbo_at_its_optimum(self.h), gamma)
+        alpha = T @ (gamma * g / (1.0 + gamma * ritz))
         stepped = State(
             mean=alpha @ means,
-            var=mean_field_variances(self.sq_norms, gamma, sigma2_e),
+            spread=mean_field_variances(self.h, gamma, sigma2_e),
             residual=self.y - alpha @ fits,
             a=alpha @ effects if self.theta_free else s.a,
             sigma2_beta=gamma * sigma2_e if self.theta_free else s.sigma2_beta,
             sigma2_e=sigma2_e,
         )
-        before, after = _elbo(s, self.sq_norms), _elbo(stepped, self.sq_norms)
+        before, after = _elbo(s, self.h), _elbo(stepped, self.h)
         if after >= before - 1e-13 * abs(before):
             return stepped, slope
         self.kept.clear()
