@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from fastlmm_vi_kernels import spectral, sweep, tridiagonal
 
-from fastlmm_vi.wide import blas, householder
+from fastlmm_vi.wide import blas, householder, storage
 from fastlmm_vi.wide.factor import Tridiagonal
+from fastlmm_vi.wide.storage import DenseFeatures
 
 COUNT = """
 from fastlmm_vi_kernels import spectral, sweep, tridiagonal
@@ -74,19 +75,54 @@ def test_works_where_nothing_is_writable(tmp_path):
     assert float(out[0]) == np.float64(1.5 * np.log(2.0))
 
 
-def test_sweep_is_the_same_gauss_seidel_as_the_naive_one():
-    import naive
-    from problems import PROBLEMS
+def plain_sweep(X, gamma, mean, residual):
+    """The textbook's loop, column by column."""
+    sq_norms, largest = (X**2).sum(axis=0), 0.0
+    for j, x in enumerate(X.T):
+        shrink = gamma / (1 + gamma * sq_norms[j])
+        delta = shrink * (x @ residual + sq_norms[j] * mean[j]) - mean[j]
+        residual -= delta * x
+        mean[j] += delta
+        largest = max(largest, abs(delta) / np.sqrt(shrink))
+    return largest
 
-    y, Z, X = PROBLEMS["wide"]
-    omega = np.zeros(Z.shape[1])
-    mean, residual = np.zeros(X.shape[1]), y.copy()
-    expected = mean.copy()
-    for _ in range(3):
-        sweep.sweep(np.asfortranarray(X), np.sum(X**2, axis=0), 0.3, mean, residual)
-        expected = naive.sweep(y, Z, X, omega, expected, 0.3)
-    np.testing.assert_allclose(mean, expected, rtol=1e-11)
-    np.testing.assert_allclose(residual, y - X @ mean, rtol=1e-10, atol=1e-12)
+
+# Vectors are 4 or 8 wide, two to a turn: lengths around multiples of those, and beyond the first-level cache.
+@pytest.mark.parametrize("n", [1, 3, 4, 7, 8, 9, 15, 16, 17, 100, 1001, 2501])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_sweep_is_the_same_gauss_seidel_as_the_naive_one(n, dtype, order):
+    rng = np.random.default_rng(n)
+    for p in (1, 2, 50):
+        X = np.asarray(rng.normal(size=(n, p)).astype(dtype), order=order)
+        mean, residual = rng.normal(size=p), rng.normal(size=n)
+        expected, left = mean.copy(), residual.copy()
+        for _ in range(2):
+            largest = plain_sweep(X.astype(np.float64), 0.3, expected, left)
+            change = DenseFeatures(X).sweep(0.3, mean, residual)
+        np.testing.assert_allclose(mean, expected, rtol=0, atol=1e-11)
+        np.testing.assert_allclose(residual, left, rtol=0, atol=1e-11)
+        assert change == pytest.approx(largest, abs=1e-11)
+
+
+def test_sweep_of_c_ordered_columns_in_parts(monkeypatch):
+    monkeypatch.setattr(storage, "IN_CACHE", 7 * 8 * 20)  # seven columns at a time
+    X = np.random.default_rng(0).normal(size=(20, 50))
+    results = []
+    for order in "CF":
+        mean, residual = np.zeros(50), np.arange(20.0)
+        results.append((DenseFeatures(np.asarray(X, order=order)).sweep(0.3, mean, residual), mean, residual))
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12)
+
+
+def test_sweep_lets_nan_through():
+    X = np.asfortranarray(np.ones((9, 4)))
+    X[5, 2] = np.nan
+    mean, residual = np.zeros(4), np.ones(9)
+    sweep.sweep(X, np.full(4, 9.0), 0.3, mean, residual)
+    assert np.isnan(mean[2:]).all()
+    assert np.isfinite(mean[:2]).all()
 
 
 def tridiagonals():

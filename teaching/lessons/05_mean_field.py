@@ -560,30 +560,39 @@ plt.show()
 # ```python
 # @kernel
 # def sweep(X, sq_norms, gamma, mean, residual):
-#     n, p = X.shape
-#     largest = 0.0
+#     ...
+#     largest = delta = 0.0
 #     for j in range(p):
-#         x = X[:, j]                                                             # 1
-#         correlation = 0.0
-#         for i in range(n):                                                      # 2
-#             correlation += x[i] * residual[i]
+#         correlation = advance(x, max(j - 1, 0) * n, j * n, n, delta, r)         # 1, 2
 #         shrink = gamma / (1.0 + gamma * sq_norms[j])                            # 3
 #         delta = shrink * (correlation + sq_norms[j] * mean[j]) - mean[j]        # 4
-#         for i in range(n):                                                      # 5
-#             residual[i] -= delta * x[i]
 #         mean[j] += delta
-#         largest = max(largest, abs(delta) / math.sqrt(shrink))                  # 6
+#         largest = max(largest, abs(delta) / math.sqrt(shrink))                  # 5
+#     advance(x, (p - 1) * n, (p - 1) * n, n, delta, r)                           # 6
+#     ...
 #     return largest
 # ```
 #
-# 1. A column, without a copy. X is in Fortran order, so the $n$ numbers lie side by side.
-# 2. $x_j^\top\rho$. `@kernel` is `numba.njit` with leave to reorder sums, so that the processor adds several products
-#    at a time.
+# 1. `x` is X as one row of numbers: in Fortran order column $j$ begins at $jn$, and no column is copied.
+# 2. `advance` first subtracts $\Delta_{j-1}x_{j-1}$ from the residual and, in the same loop, adds up $x_j^\top\rho$. A number of
+#    the residual that has just been updated is used at once. At $j=0$ there is nothing to subtract: $\Delta=0$.
 # 3. $s_j^2/\sigma^2_e=\gamma/(1+\gamma x_j^\top x_j)$: nothing is divided by $\sigma^2_\beta$, which may be tiny.
 # 4. The update of section 5, as a change.
-# 5. The residual follows. The column is still in the cache from step 2: memory is read once per sweep.
-# 6. $|\Delta_j|/\sqrt{s_j^2/\sigma^2_e}=\sigma_e|\Delta_j|/s_j$. The caller divides the largest by $\sigma_e$ and has
+# 5. $|\Delta_j|/\sqrt{s_j^2/\sigma^2_e}=\sigma_e|\Delta_j|/s_j$. The caller divides the largest by $\sigma_e$ and has
 #    the largest change of any mean in units of its own standard deviation under $q$: the stopping rule of section 7.
+# 6. The last column's change reaches the residual.
+#
+# The processor is far faster than memory, so the best a sweep can do is to read X once at the speed of memory. Inside,
+# `advance` therefore works on vectors of several numbers and asks for X some 8 kB before it is needed:
+#
+# ```python
+#     for i in range(0, whole, 2 * width):
+#         prefetch(x, new + i + LINES_AHEAD * 2 * width)
+#         r = fma(minus_delta, load(x, old + i, x), load(residual, i, x))    # ρ_i … −= Δ x_old
+#         store(residual, i, r)
+#         even = fma(r, load(x, new + i, x), even)                           # x_newᵀρ
+#         ...                                                                # the same for the next vector
+# ```
 
 # %%
 start = np.random.default_rng(54).normal(size=p)
