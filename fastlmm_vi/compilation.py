@@ -5,7 +5,10 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from .datasets import make_xyz_twin
+from .wide import householder
 from .wide.estimator import WideLMM
 from .wide.spectrum import Spectrum
 
@@ -43,4 +46,6 @@ def warmup() -> float:
             fit.posterior.predictive(data.X[:1])
             WideLMM().fit(data.X, data.y, data.Z, spectrum=Spectrum.of(data.X))
             _ = WideLMM().fit(data.X, data.y, data.Z).fit_.beta_var
+        by_stages = householder.in_two_stages(np.asfortranarray(data.X @ data.X.T), 4)
+        by_stages[2].apply(data.X, "T")
     return time.perf_counter() - start

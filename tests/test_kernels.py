@@ -165,8 +165,8 @@ def test_two_stages_reduce_to_the_same_tridiagonal_form(n, b):
     X = np.random.default_rng(n).normal(size=(n, 2 * n))
     K = np.asfortranarray(X @ X.T)
     for diag, off, reflections in (
-        householder._in_two_stages(K.copy(order="F"), b),
-        householder._in_one_stage(K.copy(order="F")),
+        householder.in_two_stages(K.copy(order="F"), b),
+        householder.in_one_stage(K.copy(order="F")),
     ):
         T = np.diag(diag) + np.diag(off, 1) + np.diag(off, -1)
         Q = reflections.apply(np.eye(n), "N")

@@ -26,7 +26,7 @@ class Reflections(Protocol):
 
 def tridiagonal(A: Array) -> tuple[Array, Array, Reflections]:
     """Return diagonal and off-diagonal of T, and Q, with A = Q T Qᵀ; A, given by its lower triangle, is overwritten."""
-    return _in_two_stages(A) if len(A) >= TWO_STAGES else _in_one_stage(A)
+    return in_two_stages(A) if len(A) >= TWO_STAGES else in_one_stage(A)
 
 
 def apply_reflectors(packed: Array, tau: Array, B: Array, trans: str) -> Array:
@@ -71,7 +71,8 @@ class _OneStage:
         return np.vstack([B[:1], apply_reflectors(self.packed, self.tau, shifted, trans)[:-1]])
 
 
-def _in_one_stage(A: Array) -> tuple[Array, Array, Reflections]:
+def in_one_stage(A: Array) -> tuple[Array, Array, Reflections]:
+    """`tridiagonal` by LAPACK's dsytrd."""
     m = len(A)
     # scipy's own default workspace reduces one column at a time, at half the speed.
     reduced, diag, off, tau, _ = dsytrd(A, lower=1, lwork=BLOCK * max(m, 1), overwrite_a=1)
@@ -100,8 +101,8 @@ class _TwoStages:
         return B
 
 
-def _in_two_stages(A: Array, b: int = BAND) -> tuple[Array, Array, Reflections]:
-    """First to a band of b subdiagonals, by products of matrices alone, then along the band, in cache."""
+def in_two_stages(A: Array, b: int = BAND) -> tuple[Array, Array, Reflections]:
+    """`tridiagonal` first to a band of b subdiagonals, by products of matrices alone, then along the band, in cache."""
     m = len(A)
     panels = []
     for j in range(0, m - b - 1, b):

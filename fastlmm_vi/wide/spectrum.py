@@ -98,7 +98,7 @@ class Spectrum:
             null_rows = np.linalg.qr(rest, mode="r")[: design.n - d.size]
             d = np.concatenate([d, np.zeros(len(null_rows))])
             rows = np.vstack([rows, null_rows])
-        return Rotated(d, np.ascontiguousarray(rows[:, 0]), np.asfortranarray(rows[:, 1:]), design.n)
+        return Rotated(d, np.ascontiguousarray(rows[:, 0]), np.ascontiguousarray(rows[:, 1:]), design.n)
 
     def ridge(self, gamma: float, R: Array) -> Array:
         """γ Xᵀ (I + γK)⁻¹ R, (p,) or (p, k): the ridge coefficients of R (n,) or (n, k) with penalty 1/γ."""

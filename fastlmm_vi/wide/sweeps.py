@@ -201,7 +201,7 @@ class _Subspace:
         d, y = np.append(ritz, 0.0), np.append(g / np.sqrt(ritz), np.sqrt(rest))
         gamma, slope, sigma2_e = s.gamma, 0.0, s.sigma2_e
         if self.theta_free:
-            span = _without_covariates(d, y, self.y.size)
+            span = Rotated(d, y, np.empty((d.size, 0)), self.y.size)
             gamma, slope, sigma2_e = _near(span, elbo_at_its_optimum(self.h), gamma)
         alpha = T @ (gamma * g / (1.0 + gamma * ritz))
         stepped = State(
@@ -233,13 +233,6 @@ class _Subspace:
         ritz, W = np.linalg.eigh(half @ half.T)
         keep = ritz > 1e-26 * (self.y @ self.y) * (T**2).sum(axis=0).max()
         return T @ W[:, keep], ritz[keep]
-
-
-def _without_covariates(d: Array, y: Array, n: int) -> Rotated:
-    """Rotated rows for a problem that has none: one that meets nothing stands in, as kernels are compiled for some."""
-    meets_nothing = np.zeros((d.size + 1, 1), order="F")
-    meets_nothing[-1] = 1.0
-    return Rotated(np.append(d, 0.0), np.append(y, 0.0), meets_nothing, n)
 
 
 def _near(span: Rotated, criterion: Criterion, gamma: float) -> tuple[float, float, float]:

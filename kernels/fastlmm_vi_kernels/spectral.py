@@ -2,8 +2,8 @@
 
 Every function takes the rotated data `d, y, Q`: row i carries the eigenvalue d_i of K (0 on the null space), the
 response y_i (its least-squares fit on the covariates already removed) and the covariates Q_i, whose columns are
-orthonormal and contiguous (Fortran order). Rows of the null space beyond those needed to keep all inner products are
-left out; `n` counts them.
+orthonormal. Rows of the null space beyond those needed to keep all inner products are left out; `n` counts them.
+Inside, loops run along the columns of Q, kept as the rows of `C` = Qᵀ.
 
 The variances enter through their ratio γ = σ²_β / σ²_e: V = σ²_e (I + γK). `h` is what the criterion takes for the
 precision of β: the eigenvalues of XᵀX (the exact posterior, hence the log-likelihood) or its diagonal (mean field,
@@ -32,40 +32,51 @@ def log_volume(gamma, h):
 
 
 @kernel
-def weighted_gram(w, Q):
-    """Lower triangle of Qᵀ diag(w) Q."""
+def transpose(Q):
+    """Qᵀ, rows contiguous."""
     m, c = Q.shape
+    C = np.empty((c, m))
+    for i in range(m):
+        for j in range(c):
+            C[j, i] = Q[i, j]
+    return C
+
+
+@kernel
+def weighted_gram(w, C):
+    """Lower triangle of C diag(w) Cᵀ."""
+    c, m = C.shape
     A = np.zeros((c, c))
     weighted = np.empty(m)
     for j in range(c):
         for i in range(m):
-            weighted[i] = w[i] * Q[i, j]
+            weighted[i] = w[i] * C[j, i]
         for k in range(j + 1):
             for i in range(m):
-                A[j, k] += weighted[i] * Q[i, k]
+                A[j, k] += weighted[i] * C[k, i]
     return A
 
 
 @kernel
-def project(Q, t):
-    """Qᵀ t."""
-    m, c = Q.shape
+def project(C, t):
+    """C t."""
+    c, m = C.shape
     out = np.zeros(c)
     for j in range(c):
         for i in range(m):
-            out[j] += Q[i, j] * t[i]
+            out[j] += C[j, i] * t[i]
     return out
 
 
 @kernel
-def residual(y, Q, omega, r):
-    """Overwrite r by y − Q ω."""
-    m, c = Q.shape
+def residual(y, C, omega, r):
+    """Overwrite r by y − Cᵀ ω."""
+    c, m = C.shape
     for i in range(m):
         r[i] = y[i]
     for j in range(c):
         for i in range(m):
-            r[i] -= Q[i, j] * omega[j]
+            r[i] -= C[j, i] * omega[j]
 
 
 @kernel
@@ -109,18 +120,16 @@ def solve_upper(L, b):
 
 @kernel
 def whiten(L, B):
-    """Full L⁻¹ B L⁻ᵀ of the symmetric B given by its lower triangle."""
-    c = B.shape[0]
-    C = np.empty((c, c))
-    for j in range(c):
-        for k in range(j + 1):
-            C[j, k] = B[j, k]
-            C[k, j] = B[j, k]
-    for k in range(c):
-        solve_lower(L, C[k])  # rows: (L⁻¹ B)ᵀ
-    for k in range(c):
-        solve_lower(L, C[:, k])
-    return C
+    """Full L⁻¹ B L⁻ᵀ of the symmetric B given by its lower triangle, which is overwritten."""
+    for j in range(len(B)):
+        for k in range(j):
+            B[k, j] = B[j, k]
+    for k in range(len(B)):
+        solve_lower(L, B[k])  # rows: (L⁻¹ B)ᵀ
+    B = transpose(B)
+    for k in range(len(B)):
+        solve_lower(L, B[k])
+    return B
 
 
 @kernel
@@ -130,16 +139,20 @@ def profile(gamma, d, y, Q, n, h, reml):
     With v_i = 1 + γ d_i, r = y − Q ω̂ and F = Σ r_i² / v_i (docs/derivation.md, section 4):
     −½ [f (log(2π F / f) + 1) + Σ log(1 + γ h_j)], f = n; for REML f = n − c and − ½ log|Qᵀ V⁻¹ Q σ²_e| joins.
     """
-    m, c = Q.shape
-    w = 1.0 / (1.0 + gamma * d)
-    A = weighted_gram(w, Q)
+    C = transpose(Q)
+    c, m = C.shape
+    w, z = np.empty(m), np.empty(m)
+    for i in range(m):
+        w[i] = 1.0 / (1.0 + gamma * d[i])
+        z[i] = w[i] * y[i]
+    A = weighted_gram(w, C)
     logdet_A = cholesky(A)
-    omega = project(Q, w * y)
+    omega = project(C, z)
     solve_lower(A, omega)
     solve_upper(A, omega)
 
     r = np.empty(m)
-    residual(y, Q, omega, r)
+    residual(y, C, omega, r)
     F, F1, F2 = 0.0, 0.0, 0.0  # weighted residual sum of squares and its derivatives in γ
     for i in range(m):
         u = d[i] * w[i]
@@ -147,7 +160,8 @@ def profile(gamma, d, y, Q, n, h, reml):
         F += f
         F1 -= f * u
         F2 += 2.0 * f * u * u
-    b = project(Q, w * d * w * r)
+        z[i] = w[i] * u * r[i]
+    b = project(C, z)
     solve_lower(A, b)
     for j in range(c):
         F2 -= 2.0 * b[j] * b[j]
@@ -161,9 +175,12 @@ def profile(gamma, d, y, Q, n, h, reml):
     free = n
     if reml:
         free = n - c
-        wu = w * d * w
-        B1 = whiten(A, weighted_gram(wu, Q))
-        B2 = whiten(A, weighted_gram(wu * d * w, Q))
+        for i in range(m):
+            z[i] = w[i] * d[i] * w[i]
+        B1 = whiten(A, weighted_gram(z, C))
+        for i in range(m):
+            z[i] *= d[i] * w[i]
+        B2 = whiten(A, weighted_gram(z, C))
         logdet += logdet_A
         for j in range(c):
             logdet1 -= B1[j, j]
@@ -182,7 +199,7 @@ def marginal_loglik(sigma2_beta, sigma2_e, omega, d, y, Q, n):
     """Log-likelihood with β integrated out, at any (ω, σ²_β, σ²_e)."""
     gamma = sigma2_beta / sigma2_e
     r = np.empty(d.size)
-    residual(y, Q, omega, r)
+    residual(y, transpose(Q), omega, r)
     F = 0.0
     for i in range(d.size):
         F += r[i] * r[i] / (1.0 + gamma * d[i])
@@ -198,9 +215,10 @@ def em(sigma2_beta, sigma2_e, omega, max_iter, tol, d, y, Q, n, p, h):
     iteration the criterion, σ²_β and σ²_e; its first row is the start.
     """
     m = d.size
+    C = transpose(Q)
     path = np.empty((max_iter + 1, 3))
     r = np.empty(m)  # y − Qω
-    residual(y, Q, omega, r)
+    residual(y, C, omega, r)
     t = np.empty(m)  # y − X E[β]
     step = np.inf
     count = 0
@@ -222,8 +240,8 @@ def em(sigma2_beta, sigma2_e, omega, max_iter, tol, d, y, Q, n, p, h):
         if abs(step) <= tol or count == max_iter or not math.isfinite(path[count, 0]):
             break
         # M-step: ω by least squares of y − X E[β] (Q orthonormal), then the variances with the new ω.
-        omega = project(Q, t)
-        residual(y, Q, omega, r)
+        omega = project(C, t)
+        residual(y, C, omega, r)
         rss = 0.0
         for i in range(m):
             rss += (r[i] + t[i] - y[i]) ** 2

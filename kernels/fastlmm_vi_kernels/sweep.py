@@ -46,7 +46,7 @@ def vector_of(x):
 
 
 def address(context, builder, array_type, array, index):
-    """Pointer to array[index]."""
+    """Pointer to element `index` of a contiguous array, in the order of memory."""
     return builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
 
 
@@ -163,7 +163,10 @@ def store(typing, array, index, value):
 
 @kernel
 def advance(x, old, new, n, delta, residual):
-    """Overwrite residual (n + 8,) by residual − δ x[old : old + n]; return x[new : new + n]ᵀ residual: one pass."""
+    """Overwrite residual (n + 8,) by residual − δ x_old and return x_newᵀ residual, in one pass.
+
+    `old` and `new` say where the columns begin in the memory of x.
+    """
     width = lanes(x)
     minus_delta = splat(-delta, x)
     even = odd = splat(0.0, x)
@@ -199,16 +202,17 @@ def sweep(X, sq_norms, gamma, mean, residual):
     standard deviation under q, times σ_e.
     """
     n, p = X.shape
-    x = X.T.reshape(n * p)
     r = np.zeros(n + 8)
-    r[:n] = residual
+    for i in range(n):
+        r[i] = residual[i]
     largest = delta = 0.0
     for j in range(p):
-        correlation = advance(x, max(j - 1, 0) * n, j * n, n, delta, r)
+        correlation = advance(X, max(j - 1, 0) * n, j * n, n, delta, r)
         shrink = gamma / (1.0 + gamma * sq_norms[j])
         delta = shrink * (correlation + sq_norms[j] * mean[j]) - mean[j]
         mean[j] += delta
         largest = max(largest, abs(delta) / math.sqrt(shrink))
-    advance(x, (p - 1) * n, (p - 1) * n, n, delta, r)
-    residual[:] = r[:n]
+    advance(X, (p - 1) * n, (p - 1) * n, n, delta, r)
+    for i in range(n):
+        residual[i] = r[i]
     return largest

@@ -534,8 +534,8 @@ print("n ≥ p: 19 rows give the iteration and the likelihood of all 200")
 # | `log_volume(gamma, h)`, `fill` (loop over `h`) | $\sum_i\log(1+\gamma d_i)$ and $f=\sum_i\gamma d_i/v_i$; `h` holds the eigenvalues of $X^\top X$, and the zeros by which the two lists differ add nothing |
 # | `F`, `mean_sq`, `t[i]` (loop over rows) | $\sum r_i^2/v_i$, $\mu^\top\mu$, the rotated $y-X\mu$ |
 # | `path[count, 0]` | $\ell$ above, at the current θ: evaluated before the step, at no extra pass |
-# | `omega = project(Q, t)` | $a=Q^\top t$ |
-# | `residual(y, Q, omega, r)`, `rss` | the new $r=y-Qa$, and $\lVert t-Qa\rVert^2$ with $t-Qa=r+t-y$ |
+# | `omega = project(C, t)` | $a=Q^\top t$ |
+# | `residual(y, C, omega, r)`, `rss` | the new $r=y-Qa$, and $\lVert t-Qa\rVert^2$ with $t-Qa=r+t-y$ |
 # | `new_beta`, `new_e` | the M-step of section 7 |
 # | `step`, `tol` | a pause: whether EM may end is judged outside, by the Newton step of the profile likelihood (lesson 04) |
 #
@@ -576,7 +576,7 @@ numpy_seconds = (time.perf_counter() - start) / 1000
 
 Q = np.linalg.qr(Z)[0]
 residual = y - Q @ (Q.T @ y)
-arguments = (d, U.T @ residual, np.asfortranarray(U.T @ Q), n, p, d)
+arguments = (d, U.T @ residual, U.T @ Q, n, p, d)
 spectral.em(0.5, 0.5, np.zeros(Q.shape[1]), 1, 0.0, *arguments)  # compiled before it is timed
 start = time.perf_counter()
 spectral.em(0.5, 0.5, np.zeros(Q.shape[1]), 10_000, 0.0, *arguments)

@@ -875,21 +875,21 @@ for problem in (small, rows):
 #
 # | line | formula |
 # |---|---|
-# | `w = 1 / (1 + gamma * d)` | $1/v_i$ |
-# | `A = weighted_gram(w, Q)`, `cholesky(A)` | $A=\sum_iq_iq_i^\top/v_i=LL^\top$; only $L$ is kept, in the same array |
-# | `project(Q, w * y)`, `solve_lower`, `solve_upper` | $\hat a=L^{-\top}L^{-1}\sum_iq_iy_i/v_i$ |
-# | `residual(y, Q, omega, r)` | $r_i=y_i-q_i^\top\hat a$ |
+# | `w[i] = 1 / (1 + gamma * d[i])` | $1/v_i$ |
+# | `A = weighted_gram(w, C)`, `cholesky(A)` | $A=\sum_iq_iq_i^\top/v_i=LL^\top$; only $L$ is kept, in the same array |
+# | `z[i] = w[i] * y[i]`, `project(C, z)`, `solve_lower`, `solve_upper` | $\hat a=L^{-\top}L^{-1}\sum_iq_iy_i/v_i$ |
+# | `residual(y, C, omega, r)` | $r_i=y_i-q_i^\top\hat a$ |
 # | `f = r[i] * r[i] * w[i]`, `F += f` | $F=\sum r_i^2/v_i$ |
 # | `u = d[i] * w[i]`, `F1 -= f * u` | $F'$: $-\sum r_i^2d_i/v_i^2$ |
 # | `F2 += 2 * f * u * u` | first part of $F''$ |
-# | `b = project(Q, w * d * w * r)`, `solve_lower(A, b)`, `F2 -= 2 * b * b` | second part, $\lVert L^{-1}b\rVert^2=b^\top A^{-1}b$ |
+# | `z[i] = w[i] * u * r[i]`, `b = project(C, z)`, `solve_lower(A, b)`, `F2 -= 2 * b * b` | second part, $\lVert L^{-1}b\rVert^2=b^\top A^{-1}b$ |
 # | `log_volume(gamma, h)`, `logdet1`, `logdet2` | $\sum\log v_i$, $\sum d_i/v_i$, $-\sum d_i^2/v_i^2$ |
 # | `value`, `slope`, `curvature` | $\ell$, $\ell'$, $\ell''$ with `free` = n (REML: n − c) |
 # | `F / free` | $\hat\sigma^2_e$ |
 #
 # **The building blocks.** `log_volume` multiplies the factors $1+\gamma h_j$ and takes one logarithm for as many of them as a
-# number holds. `project(Q, t)` is $Q^\top t$, and `weighted_gram(w, Q)` adds $w_iQ_{ij}Q_{ik}$ over the rows for $k\le j$: the lower
-# triangle of $Q^\top\operatorname{diag}(w)Q$. `cholesky`: entry $(j,k)$, $k\le j$, of $A=LL^\top$ is
+# number holds. `C` is $Q^\top$, whose rows lie side by side in memory. `project(C, t)` is $Q^\top t$, and `weighted_gram(w, C)` adds
+# $w_iQ_{ij}Q_{ik}$ over the rows of $Q$ for $k\le j$: the lower triangle of $Q^\top\operatorname{diag}(w)Q$. `cholesky`: entry $(j,k)$, $k\le j$, of $A=LL^\top$ is
 # $A_{jk}=\sum_{l<k}L_{jl}L_{kl}+L_{jk}L_{kk}$. Row by row all but the last factor are known, hence
 #
 # $$L_{jk}=\frac{A_{jk}-\sum_{l<k}L_{jl}L_{kl}}{L_{kk}}\;(k<j),\qquad
@@ -898,12 +898,12 @@ for problem in (small, rows):
 # the last because $|A|=|L|^2$. `solve_lower`: row $j$ of $Lx=b$ is $\sum_{k<j}L_{jk}x_k+L_{jj}x_j=b_j$; from the top,
 # $x_j=(b_j-\sum_{k<j}L_{jk}x_k)/L_{jj}$. `solve_upper` does it for $L^\top x=b$ from the bottom, with $L_{kj}$, $k>j$.
 # `whiten(L, B)`: B is symmetric, so its rows are its columns. Solving every row in place leaves $(L^{-1}B)^\top=BL^{-\top}$;
-# solving every column of that leaves $L^{-1}BL^{-\top}$.
+# solving every row of its transpose leaves $L^{-1}BL^{-\top}$.
 
 # %%
 w = 1 / (1 + 0.7 * small.d)
 A = (small.Q.T * w) @ small.Q
-L = spectral.weighted_gram(w, small.Q)
+L = spectral.weighted_gram(w, spectral.transpose(small.Q))
 assert np.allclose(L, np.tril(A))
 assert np.isclose(spectral.cholesky(L), np.linalg.slogdet(A)[1])
 assert np.allclose(L @ L.T, A)
@@ -913,8 +913,9 @@ spectral.solve_lower(L, solved)
 assert np.allclose(L @ solved, b)
 spectral.solve_upper(L, solved)
 assert np.allclose(A @ solved, b)
-B = spectral.weighted_gram(w * small.d * w, small.Q)
-assert np.allclose(L @ spectral.whiten(L, B) @ L.T, B + np.tril(B, -1).T)
+B = spectral.weighted_gram(w * small.d * w, spectral.transpose(small.Q))
+full = B + np.tril(B, -1).T
+assert np.allclose(L @ spectral.whiten(L, B) @ L.T, full)
 
 # %% [markdown]
 # **Why a grid first.** ℓ(γ) need not have one maximum, and the best point may be the boundary γ = 0. There

@@ -871,7 +871,7 @@ def full_e_step(y, Z, X, iterations):
 
 d, U = np.linalg.eigh(X @ X.T)
 Q = np.linalg.qr(Z)[0]
-rotated = np.maximum(d, 0.0), U.T @ (y - Q @ (Q.T @ y)), np.asfortranarray(U.T @ Q), n, p
+rotated = np.maximum(d, 0.0), U.T @ (y - Q @ (Q.T @ y)), U.T @ Q, n, p
 by_kernel = spectral.em(y.var() / 2, y.var() / 2, np.zeros(Q.shape[1]), 50, 0.0, *rotated, sq_norms)[0]
 assert np.allclose(by_kernel, full_e_step(y, Z, X, 50), rtol=1e-8)
 
