@@ -9,12 +9,12 @@ from . import machine
 from .record import Record, Row
 
 LEAST = 0.05  # of a ratio: below this no change is called one
-UNKNOWN = 0.3  # relative spread assumed of a case that had a single round
+UNKNOWN = 0.3  # relative uncertainty assumed of a case that had a single round
 
 
 @dataclass(frozen=True)
 class Change:
-    """Ratio of one case to its yardstick in two runs; `noise` is the relative change that the spread allows."""
+    """Ratio of one case to its yardstick in two runs; `noise` is the relative change that chance allows."""
 
     name: str
     then: float
@@ -38,22 +38,24 @@ class Change:
 def changes(then: Record, now: Record) -> list[Change]:
     """Return the change of every case that both runs measured against its yardstick.
 
-    The noise of a ratio adds up, as independent errors do, the relative interquartile ranges of the case and of its
-    yardstick in both runs, undivided by the number of rounds: rounds drift together, so more of them prove less than
-    they should. Seconds are never compared.
+    The noise adds up, as independent errors do, the 95 % intervals of the four medians that enter: of the case and of
+    its yardstick, then and now. That of one median is ± 1.57 · interquartile range / √rounds (McGill, Tukey and Larsen,
+    1978: the notches of a box plot). Seconds are never compared.
     """
     found = []
     for name in now.rows:
         before, after = (record.ratio(name) if name in record.rows else None for record in (then, now))
         if before is not None and after is not None:
             yardstick = str(now.rows[name].info["yardstick"])
-            spreads = [_spread(record.rows[each]) for record in (then, now) for each in (name, yardstick)]
-            found.append(Change(name, before, after, max(LEAST, float(np.linalg.norm(spreads)))))
+            intervals = [_interval(record.rows[each]) for record in (then, now) for each in (name, yardstick)]
+            found.append(Change(name, before, after, max(LEAST, float(np.linalg.norm(intervals)))))
     return found
 
 
-def _spread(row: Row) -> float:
-    return float(row.stats["iqr"] / row.stats["median"]) if row.stats["rounds"] > 1 else UNKNOWN
+def _interval(row: Row) -> float:
+    """Half the 95 % interval of the median, relative to it."""
+    iqr, median, rounds = (float(row.stats[key]) for key in ("iqr", "median", "rounds"))
+    return 1.57 * iqr / median / np.sqrt(rounds) if rounds > 1 else UNKNOWN
 
 
 def obstacles(then: Record, now: Record) -> list[str]:

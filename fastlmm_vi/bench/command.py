@@ -1,6 +1,7 @@
 """The command line's `bench`: the side-by-side table of your own machine, what changed in it, and how times grow."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,16 +14,17 @@ from .case import Problem
 from .measure import ROUNDS, measure
 
 app = typer.Typer(help="Measure every method on this machine, beside yardsticks and peers.")
-Jobs = Annotated[int, typer.Option(help="Threads of the BLAS; -1 is all cores.")]
 
 
 @app.callback(invoke_without_command=True)
 def bench(
     context: typer.Context,
-    n: Annotated[int | None, typer.Option(help="Observations. Default: as in --against, or 1000.")] = None,
-    p: Annotated[int | None, typer.Option(help="Features. Default: as in --against, or 6000.")] = None,
-    c: Annotated[int | None, typer.Option(help="Covariates. Default: as in --against, or 30.")] = None,
-    jobs: Jobs = 1,
+    n: Annotated[int | None, typer.Option(min=2, help="Observations. Default: as in --against, or 1000.")] = None,
+    p: Annotated[int | None, typer.Option(min=1, help="Features. Default: as in --against, or 6000.")] = None,
+    c: Annotated[int | None, typer.Option(min=0, help="Covariates. Default: as in --against, or 30.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="Threads of the BLAS; -1 is all cores. Default: as in --against, or 1.")
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; peers that take seconds get one.")] = ROUNDS,
     only: Annotated[str, typer.Option(help="Names of cases; * and ? work.")] = "*",
     peers: Annotated[bool, typer.Option(help="Other people's software, where installed.")] = True,
@@ -35,8 +37,9 @@ def bench(
     earlier = None if against is None else record.read(against)
     if out is not None and not out.resolve().parent.is_dir():
         raise DataError(f"{out}: there is no folder {out.resolve().parent}.")
-    sizes = {"n": 1000, "p": 6000, "c": 30} if earlier is None else next(iter(earlier.rows.values())).info
-    problem = Problem(n or sizes["n"], p or sizes["p"], sizes["c"] if c is None else c, jobs)
+    sizes = Problem() if earlier is None else earlier.problem()
+    given = {"n": n, "p": p, "c": c, "jobs": jobs}
+    problem = replace(sizes, **{key: value for key, value in given.items() if value is not None})
     chosen = cases.select(only, peers)
     with stages(sys.stderr.isatty()) as show:
         now = measure(chosen, problem, rounds, show)
@@ -56,7 +59,7 @@ def grow(
     quick: Annotated[
         bool, typer.Option("--quick", help="Small sizes, a few seconds; fitted exponents mean little.")
     ] = False,
-    jobs: Jobs = 1,
+    jobs: Annotated[int, typer.Option(help="Threads of the BLAS; -1 is all cores.")] = 1,
 ) -> None:
     """Measure how times grow with n and with p, and set the fitted exponents beside those of the operation counts."""
     out.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from .. import threads
 from ..compilation import warmup
+from ..errors import DataError
 from . import clock, machine
 from .case import Case, Problem
 from .record import Record, Row, info, statistics
@@ -83,7 +84,7 @@ def measure(
     """
     with conditions(problem, report):
         report("data")
-        runs = {case.name: case.prepare(problem) for case in cases}
+        runs = {case.name: _prepare(case, problem) for case in cases}
         once = [case.name for case in cases if case.once]
         seconds, values = interleaved(runs, rounds, once, report)
         report("accuracy")
@@ -96,3 +97,12 @@ def measure(
             for case in cases
         }
     return Record(machine.describe(), rows)
+
+
+def _prepare(case: Case, problem: Problem) -> Callable[[], Any]:
+    try:
+        return case.prepare(problem)
+    except ImportError as error:
+        raise DataError(
+            f"{case.name}: {case.package} is installed but cannot be imported ({error}); --no-peers leaves it out."
+        ) from error

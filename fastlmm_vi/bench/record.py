@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import __version__
+from .. import __version__, threads
 from ..errors import DataError
 from . import machine
 from .case import Case, Problem
@@ -46,6 +46,11 @@ class Record:
         yardstick = self.rows.get(str(self.rows[name].info["yardstick"]))
         return None if yardstick is None else self.rows[name].seconds() / yardstick.seconds()
 
+    def problem(self) -> Problem:
+        """Return the problem of the run, to be measured again."""
+        info = next(iter(self.rows.values())).info
+        return Problem(*(int(info[key]) for key in ("n", "p", "c", "jobs")))
+
 
 def info(case: Case, problem: Problem, value: Any) -> dict[str, Any]:
     """Return what a file says of a case beside its times; `value` is what its run returned."""
@@ -56,7 +61,7 @@ def info(case: Case, problem: Problem, value: Any) -> dict[str, Any]:
         "n": problem.n,
         "p": problem.p,
         "c": problem.c,
-        "jobs": problem.jobs or 1,
+        "jobs": threads.count(problem.jobs),
         "error": case.error(problem, value),
         "package": case.package,
         "package_version": version(case),

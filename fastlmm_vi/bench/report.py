@@ -65,6 +65,6 @@ def _conclusion(found: list[Change], blocked: list[str]) -> str:
         parts += [f"{len(names)} {verdict} ({', '.join(names)})"] if names else []
     beyond = ", ".join(parts) or "nothing"
     return (
-        f"Beyond the noise: {beyond}. Noise: the spread of the rounds (interquartile ranges of case and yardstick, then "
-        "and now), at least 5 %; a single round counts as 30 %."
+        f"Beyond the noise: {beyond}. Noise: what the spread of the rounds leaves open of the medians (95 %; case and\n"
+        "yardstick, then and now), at least 5 %; a single round counts as 30 %."
     )
