@@ -27,13 +27,13 @@ def run():
     return measure.measure(cases.select(), TINY, rounds=3)
 
 
-def made(**medians):
-    """A record of fixed times: case → (yardstick, median, interquartile range)."""
+def made(**times):
+    """A record of fixed times: case → (yardstick, fastest round, first quartile above it)."""
     rows = {}
-    for name, (yardstick, median, iqr) in medians.items():
+    for name, (yardstick, fastest, above) in times.items():
         info = {"case": name, "yardstick": yardstick, "units": 1, "n": 9, "p": 9, "c": 1, "jobs": 1}
         info |= {"error": None, "package": None, "package_version": None}
-        stats = {"median": median, "min": median, "iqr": iqr, "rounds": 9}
+        stats = {"min": fastest, "q1": fastest + above, "median": fastest + above, "rounds": 9}
         rows[name] = record.Row(question="Which?", stats=stats, info=info)
     machine = {"cpu": {"brand_raw": "A", "arch": "x", "count": 2}, "system": "S", "python_version": "3", "versions": {}}
     return record.Record({**machine, "blas": [{"internal_api": "b", "version": "1", "architecture": "x"}]}, rows)
@@ -72,6 +72,7 @@ def test_every_case_has_its_row_and_its_accuracy(run):
     for case in chosen:
         (line,) = [line for line in lines if line.split()[:1] == [case.name]]
         assert f"{1e3 * run.rows[case.name].seconds():.3f}" in line
+        assert f"{1e3 * run.rows[case.name].seconds('median'):.3f}" in line
         assert (case.yardstick is None) == (run.ratio(case.name) is None)
         error = run.rows[case.name].info["error"]
         assert (error is None) == (case.truth is None)
@@ -101,7 +102,7 @@ def test_start_up_of_a_peer_is_not_counted(monkeypatch):
     """A second a sweep after a start-up of 7 s: only the sweeps are left."""
     now = [0.0]
     monkeypatch.setattr(clock.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(clock, "_skipped", 0.0)
+    monkeypatch.setattr(clock, "_added", 0.0)
 
     def sweeps(count):
         now[0] += 7.0 + count
@@ -180,16 +181,14 @@ def test_a_slower_machine_is_no_regression_and_a_slower_case_is(run, tmp_path):
 
 
 def test_noise_is_the_spread_of_all_that_enters():
-    """The notch of a box plot at 9 rounds is 1.57 / 3 of the interquartile range, here relative to the median."""
-    then = made(yard=(None, 2.0, 0.24), case=("yard", 1.0, 0.16), steady=("yard", 1.0, 0.0))
+    then = made(yard=(None, 2.0, 0.12), case=("yard", 1.0, 0.08), steady=("yard", 1.0, 0.0))
     now = made(yard=(None, 2.0, 0.0), case=("yard", 1.09, 0.0), steady=("yard", 1.09, 0.0))
     case, steady = change.changes(then, now)
-    assert case.noise == pytest.approx(1.57 / 3 * np.sqrt(0.12**2 + 0.16**2))
-    assert steady.noise == pytest.approx(1.57 / 3 * 0.12)
+    assert case.noise == pytest.approx(np.sqrt(0.06**2 + 0.08**2))
+    assert steady.noise == pytest.approx(0.06)
     assert (case.relative, case.verdict, steady.verdict) == (pytest.approx(0.09), "", "slower")
-    now = made(yard=(None, 2.0, 0.0), case=("yard", 0.94, 0.0), steady=("yard", 1.04, 0.0))
-    case, steady = change.changes(now, now)
-    assert (case.noise, case.verdict) == (change.LEAST, "")
+    (same, _) = change.changes(now, now)
+    assert (same.noise, same.verdict) == (change.LEAST, "")
     once = made(yard=(None, 2.0, 0.0), case=("yard", 1.2, 0.0))
     once.rows["case"].stats["rounds"] = 1
     (case,) = change.changes(then, once)
@@ -230,7 +229,7 @@ def test_files_that_are_none(tmp_path, fault):
         record.read(tmp_path / "file.json")
 
 
-@pytest.mark.parametrize(("key", "value"), [("median", None), ("median", float("nan")), ("median", 0.0), ("iqr", "x")])
+@pytest.mark.parametrize(("key", "value"), [("median", None), ("median", float("nan")), ("min", 0.0), ("q1", "x")])
 def test_files_with_broken_times(run, tmp_path, key, value):
     path = record.write(run, tmp_path / "file.json")
     content = json.loads(path.read_text())
@@ -288,6 +287,7 @@ def test_a_file_of_pytest_benchmark_is_as_good(run, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     suite = record.read(path)
     assert set(suite.rows) >= {"dsyrk_eigh", "read_X", "newton_reml", "sklearn_cd", "student_em"}
+    assert suite.rows["newton_reml"].stats["rounds"] == measure.ROUNDS
     assert suite.machine == run.machine
     assert change.obstacles(suite, run) == []
     assert {each.name for each in change.changes(suite, run)} == {"newton_reml", "sklearn_cd"}

@@ -38,24 +38,22 @@ class Change:
 def changes(then: Record, now: Record) -> list[Change]:
     """Return the change of every case that both runs measured against its yardstick.
 
-    The noise adds up, as independent errors do, the 95 % intervals of the four medians that enter: of the case and of
-    its yardstick, then and now. That of one median is ± 1.57 · interquartile range / √rounds (McGill, Tukey and Larsen,
-    1978: the notches of a box plot). Seconds are never compared.
+    The noise adds up, as independent errors do, the uncertainties of the four fastest rounds that enter: of the case and
+    of its yardstick, then and now. That of one is how far the first quarter of the rounds lies above the fastest, relative
+    to it. Seconds are never compared.
     """
     found = []
     for name in now.rows:
         before, after = (record.ratio(name) if name in record.rows else None for record in (then, now))
         if before is not None and after is not None:
             yardstick = str(now.rows[name].info["yardstick"])
-            intervals = [_interval(record.rows[each]) for record in (then, now) for each in (name, yardstick)]
-            found.append(Change(name, before, after, max(LEAST, float(np.linalg.norm(intervals)))))
+            spreads = [_spread(record.rows[each]) for record in (then, now) for each in (name, yardstick)]
+            found.append(Change(name, before, after, max(LEAST, float(np.linalg.norm(spreads)))))
     return found
 
 
-def _interval(row: Row) -> float:
-    """Half the 95 % interval of the median, relative to it."""
-    iqr, median, rounds = (float(row.stats[key]) for key in ("iqr", "median", "rounds"))
-    return 1.57 * iqr / median / np.sqrt(rounds) if rounds > 1 else UNKNOWN
+def _spread(row: Row) -> float:
+    return row.seconds("q1") / row.seconds("min") - 1.0 if row.stats["rounds"] > 1 else UNKNOWN
 
 
 def obstacles(then: Record, now: Record) -> list[str]:

@@ -96,7 +96,7 @@ def _less_start(sweeps: Callable[[int], Array]) -> Callable[[], Array]:
         start = clock.now() - begin
         mean = sweeps(START + SWEEPS)
         rest = clock.now() - begin - start
-        clock.skip(2.0 * start if rest > start else start)
+        clock.add(-2.0 * start if rest > start else -start)
         return mean
 
     return run

@@ -29,8 +29,8 @@ class Row:
         """Name of the case."""
         return str(self.info["case"])
 
-    def seconds(self, statistic: str = "median") -> float:
-        """Seconds for one piece of work."""
+    def seconds(self, statistic: str = "min") -> float:
+        """Seconds for one piece of work, in the fastest round unless told otherwise."""
         return float(self.stats[statistic] / self.info["units"])
 
 
@@ -42,7 +42,11 @@ class Record:
     rows: Mapping[str, Row]
 
     def ratio(self, name: str) -> float | None:
-        """Median time of a case over that of its yardstick in this run; None for those that are measured alone."""
+        """Time of a case over that of its yardstick in this run; None for those that are measured alone.
+
+        Each in its fastest round: what else runs on a machine only adds to times, so that of all statistics the least
+        vary least from run to run.
+        """
         yardstick = self.rows.get(str(self.rows[name].info["yardstick"]))
         return None if yardstick is None else self.rows[name].seconds() / yardstick.seconds()
 
@@ -150,7 +154,7 @@ def _row(entry: Mapping[str, Any]) -> Row:
 def _check(row: Row) -> None:
     for key in ("n", "p", "c", "jobs", "units", "yardstick", "error", "package_version"):
         row.info[key]
-    for key in ("min", "median", "iqr", "rounds"):
+    for key in ("min", "q1", "median", "rounds"):
         if not float(row.stats[key]) >= 0.0:
             raise ValueError(f"{row.name} has {key} = {row.stats[key]}")
     if not (row.seconds() > 0.0 and row.info["units"] >= 1):

@@ -19,8 +19,8 @@ def table(record: Record) -> str:
         lines += [_line(record, row) for row in rows if row.question == question]
     lines += [
         "",
-        "ratio: median over the yardstick's, in this run. error: relative, of σ²_β (sweeps: of E[β]) at the optimum of",
-        "the same criterion. Per sweep and per read where there are several in a run.",
+        "ratio: fastest round over the yardstick's, in this run. error: relative, of σ²_β (sweeps: of E[β]) at the optimum",
+        "of the same criterion. Times are for one sweep and one read where a run has several.",
     ]
     return "\n".join(lines)
 
@@ -28,7 +28,7 @@ def table(record: Record) -> str:
 def _line(record: Record, row: Row) -> str:
     ratio, error, version = record.ratio(row.name), row.info["error"], row.info["package_version"]
     return (
-        f"  {row.name:<{WIDTH - 2}}{1e3 * row.seconds():>12.3f}{1e3 * row.seconds('min'):>12.3f}"
+        f"  {row.name:<{WIDTH - 2}}{1e3 * row.seconds('median'):>12.3f}{1e3 * row.seconds():>12.3f}"
         + (f"{ratio:>9.3f}  {row.info['yardstick']:<12}" if ratio is not None else " " * 23)
         + (f"{error:>9.1e}" if error is not None else " " * 9)
         + (f"  {row.info['package']} {version}" if version else "")
@@ -65,6 +65,6 @@ def _conclusion(found: list[Change], blocked: list[str]) -> str:
         parts += [f"{len(names)} {verdict} ({', '.join(names)})"] if names else []
     beyond = ", ".join(parts) or "nothing"
     return (
-        f"Beyond the noise: {beyond}. Noise: what the spread of the rounds leaves open of the medians (95 %; case and\n"
+        f"Beyond the noise: {beyond}. Noise: how far the fastest quarter of the rounds spreads (case and\n"
         "yardstick, then and now), at least 5 %; a single round counts as 30 %."
     )

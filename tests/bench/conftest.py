@@ -1,16 +1,9 @@
-"""One data set, one thread, warm kernels; machine and ratios are written beside the numbers."""
+"""Machine and ratios are written beside the numbers; one thread."""
 
 import pytest
 
-from fastlmm_vi import threads, warmup
+from fastlmm_vi import threads
 from fastlmm_vi.bench import machine, record
-from fastlmm_vi.bench.case import Problem
-
-
-@pytest.fixture(scope="session")
-def problem():
-    warmup()
-    return Problem()
 
 
 @pytest.fixture(autouse=True)
