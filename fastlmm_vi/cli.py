@@ -1,4 +1,4 @@
-"""The command line: `fastlmm-vi reproduce`, `fastlmm-vi fit` and `fastlmm-vi teach`."""
+"""The command line: `fastlmm-vi reproduce`, `fastlmm-vi fit`, `fastlmm-vi teach` and `fastlmm-vi bench`."""
 
 import sys
 import warnings
@@ -9,12 +9,14 @@ import pandas as pd
 import typer
 
 from . import __version__, datasets, study, tables, teach
+from .bench.command import app as bench
 from .errors import DataError, FitWarning, UnboundedLikelihoodError
 from .progress import stages
 from .wide.estimator import WideLMM
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(teach.app, name="teach")
+app.add_typer(bench, name="bench")
 
 
 def _print_version(wanted: bool) -> None:
