@@ -33,18 +33,22 @@ def further_response(**options: Any) -> Callable[[Problem], Callable[[], float]]
     return prepare
 
 
-def sweep(problem: Problem) -> Callable[[], Array]:
-    """Coordinate sweeps of mean field at fixed variances."""
-    features = DenseFeatures(problem.X)
-    features.sweep(GAMMA, np.zeros(problem.p), problem.y.copy())  # copies X into columns
+def sweep(make: Callable[[Problem], Array]) -> Callable[[Problem], Callable[[], Array]]:
+    """Coordinate sweeps of mean field at fixed variances, over X in the layout and precision of `make`."""
 
-    def run() -> Array:
-        mean, residual = np.zeros(problem.p), problem.y.copy()
-        for _ in range(SWEEPS):
-            features.sweep(GAMMA, mean, residual)
-        return mean
+    def prepare(problem: Problem) -> Callable[[], Array]:
+        features = DenseFeatures(make(problem))
+        features.column_sq_norms()
 
-    return run
+        def run() -> Array:
+            mean, residual = np.zeros(problem.p), problem.y.copy()
+            for _ in range(SWEEPS):
+                features.sweep(GAMMA, mean, residual)
+            return mean
+
+        return run
+
+    return prepare
 
 
 def read(problem: Problem) -> Callable[[], None]:
@@ -79,6 +83,8 @@ OURS = (
     Case(name="dsyrk_eigh", question=YARDSTICKS, prepare=lambda problem: lambda: gram_and_eigh(problem)),
     fit_case(name="newton_ml", prepare=whole_fit(), truth=ML, within=1e-6),
     fit_case(name="newton_reml", prepare=whole_fit(reml=True), truth=REML, within=1e-6),
+    fit_case(name="newton_float32_gram", prepare=whole_fit(precision="float32-gram"), truth=ML, within=1e-5),
+    fit_case(name="newton_float32", prepare=whole_fit(precision="float32"), truth=ML, within=1e-5),
     fit_case(name="em_optimum", prepare=whole_fit(method="em", max_iter=200_000), truth=ML, within=1e-4),
     fit_case(name="em_1000", prepare=whole_fit(**EM_1000), truth=ML),
     fit_case(name="mfvi_collapsed", prepare=whole_fit(**COLLAPSED), truth=ELBO, within=1e-6),
@@ -100,7 +106,11 @@ OURS = (
         truth=lambda problem: problem.fit(problem.further_y, **COLLAPSED).sigma2_beta_,
         within=1e-6,
     ),
-    sweep_case(name="sweep", prepare=sweep),
+    sweep_case(name="sweep", prepare=sweep(lambda problem: problem.columns)),
+    sweep_case(name="sweep_rows", prepare=sweep(lambda problem: problem.X)),
+    sweep_case(
+        name="sweep_float32", prepare=sweep(lambda problem: problem.columns.astype(np.float32, order="F")), within=1e-5
+    ),
 )
 CASES = (*OURS, *PEERS)
 
