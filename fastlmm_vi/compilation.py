@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from .datasets import make_xyz_twin
-from .wide import householder
 from .wide.estimator import WideLMM
+from .wide.householder import in_two_stages
 from .wide.spectrum import Spectrum
 
 SHAPES = ((30, 50), (50, 20))  # n < p and n ≥ p
@@ -46,6 +46,6 @@ def warmup() -> float:
             fit.posterior.predictive(data.X[:1])
             WideLMM().fit(data.X, data.y, data.Z, spectrum=Spectrum.of(data.X))
             _ = WideLMM().fit(data.X, data.y, data.Z).fit_.beta_var
-        by_stages = householder.in_two_stages(np.asfortranarray(data.X @ data.X.T), 4)
+        by_stages = in_two_stages(np.asfortranarray(data.X @ data.X.T), 4)
         by_stages[2].apply(data.X, "T")
     return time.perf_counter() - start

@@ -36,5 +36,5 @@ def _controller() -> ThreadpoolController:
 
 
 def limit(threads: int) -> AbstractContextManager[Any]:
-    """Bound every BLAS to `threads` inside the `with` block; the kernels themselves run on one thread."""
+    """Bound every BLAS to `threads` inside the `with` block; the kernels themselves run on the caller's thread."""
     return _controller().limit(limits=threads, user_api="blas")

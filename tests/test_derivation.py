@@ -104,6 +104,14 @@ def check_sweep(s):
     return np.r_[mean, residual], np.r_[expected, s.y - s.Z @ s.omega - s.X @ expected]
 
 
+def check_block_sweep(s):
+    parts = np.array_split(np.arange(s.X.shape[1]), 7)
+    mean, residual = s.mean.copy(), s.y - s.Z @ s.omega - s.X @ s.mean
+    blocks.Blocks.of(s.design.features, parts).sweep(GAMMA, mean, residual)
+    expected = naive.block_sweep(*s.data, s.omega, s.mean, GAMMA, parts)
+    return np.r_[mean, residual], np.r_[expected, s.y - s.Z @ s.omega - s.X @ expected]
+
+
 def ascend(s, *, accelerate, max_iter):
     return sweeps.ascend(
         s.design,
@@ -186,6 +194,7 @@ CHECKS = {
     ("fastlmm_vi.wide.mean_field.kl_to_posterior", "kl"): check_kl,
     ("fastlmm_vi.wide.posterior.mean_field_variances", "mean_field_variances"): check_mean_field_variances,
     ("fastlmm_vi_kernels.sweep.sweep", "sweep"): check_sweep,
+    ("fastlmm_vi.wide.blocks.Blocks.sweep", "block_sweep"): check_block_sweep,
     ("fastlmm_vi.wide.sweeps.ascend", "mean_field_m_step"): check_m_step,
     ("fastlmm_vi_kernels.spectral.mean_field_gap", "gap"): check_gap,
     ("fastlmm_vi.wide.sweeps.ascend", "subspace_profile"): check_subspace,

@@ -224,8 +224,13 @@ def test_spectrum_is_reused():
 
 def test_threads_are_what_n_jobs_says():
     assert WideLMM().fit(X, y).fit_.threads == 1
-    assert WideLMM(n_jobs=2).fit(X, y).fit_.threads == 2
-    assert WideLMM(n_jobs=-1).fit(X, y).fit_.threads >= 1
+    assert WideLMM(n_jobs=2).fit(X, y).fit_.threads == 1  # small
+    large = np.random.default_rng(0).normal(size=(200, 1500))
+    target = large[:, 0] + np.random.default_rng(1).normal(size=200)
+    one, two = (WideLMM(n_jobs=n).fit(large, target).fit_ for n in (None, 2))
+    assert (one.threads, two.threads) == (1, 2)
+    assert WideLMM(n_jobs=-1).fit(large, target).fit_.threads >= 1
+    assert two.loglik == pytest.approx(one.loglik, rel=1e-12)
 
 
 def test_sweeps_without_a_spectrum_say_what_they_cannot_know(monkeypatch):

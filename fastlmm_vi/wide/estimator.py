@@ -63,7 +63,8 @@ class WideLMM(RegressorMixin, BaseEstimator):
     max_iter : int or None
         None is 20 000 for "em" and 100 000 for "mfvi". "newton" and accelerated collapsed "mfvi" need none.
     n_jobs : int or None
-        Threads of the BLAS during the fit: None is 1, −1 all cores.
+        Threads of the BLAS for the Gram matrix and its reduction: None is 1, −1 all cores. Small problems, and all that
+        follows, run on one: `fit_.threads` says how many were used.
     random_state : None
         Every present method is deterministic; kept so that all estimators are configured alike.
     verbose : int, default 0

@@ -24,6 +24,8 @@ THETA_BY = ("elbo", "loglik")
 PRECISIONS = ("float64", "float32-gram", "float32")
 # Beyond this side a Gram matrix takes minutes: sweeps are chosen, and the log-likelihood is not filled in after them.
 LARGEST_SPECTRUM = 5_000
+# Fewer multiplications than this take a millisecond: threads only get in each other's way.
+SMALL = 50_000_000
 TOL = 1e-6
 MAX_ITER = {"em": 20_000, "mfvi": 100_000}
 
@@ -51,49 +53,36 @@ def fit(
     `report(stage, iteration, gradient)` is called at every stage and, for sweeps, every iteration.
     """
     n_threads = threads.count(n_jobs)
+    if design.n * design.p * min(design.n, design.p) < SMALL:
+        n_threads = 1
     timings = {"prepare": prepare_seconds}
-    tol = TOL if tol is None else tol
-    max_iter = max_iter or MAX_ITER.get(method, 0)
     affordable = spectrum is not None or min(design.n, design.p) <= LARGEST_SPECTRUM
     by_sweeps = method == "mfvi" and (solver == "sweep" or (solver == "auto" and not affordable))
-    with threads.limit(n_threads):
-        basis = None
-        if affordable or not by_sweeps:
-            report("spectrum", 0, np.nan)
+    basis = None
+    if affordable or not by_sweeps:
+        report("spectrum", 0, np.nan)
+        with threads.limit(n_threads):
             spectrum, basis, timings["spectrum"] = _spectrum(
                 design, spectrum, trace=method == "em" or (method == "mfvi" and not accelerate)
             )
-        start = time.perf_counter()
-        report(method, 0, np.nan)
-        blocks = factorise(design.features, block_size if method == "mfvi" else 1)
-        if spectrum is None or basis is None or by_sweeps:
-            estimate = mean_field.fit_sweeps(
-                design,
-                spectrum,
-                basis,
-                blocks,
-                theta_by=theta_by,
-                accelerate=accelerate,
-                tol=tol,
-                max_iter=max_iter,
-                report=lambda iteration, gradient: report(method, iteration, gradient),
-            )
-        elif method == "newton":
-            estimate = newton.fit(design, spectrum, basis, reml=reml)
-        elif method == "em":
-            assert isinstance(basis, Rotated)
-            estimate = em.fit(design, spectrum, basis, tol=tol, max_iter=max_iter)
-        else:
-            estimate = mean_field.fit_collapsed(
-                design,
-                spectrum,
-                basis,
-                blocks,
-                theta_by=theta_by,
-                accelerate=accelerate,
-                tol=tol,
-                max_iter=max_iter,
-            )
+    start = time.perf_counter()
+    report(method, 0, np.nan)
+    # What follows are many small products: threads would wait for each other longer than they work.
+    with threads.limit(1):
+        estimate = _estimate(
+            design,
+            spectrum,
+            basis,
+            method=method,
+            reml=reml,
+            theta_by=theta_by,
+            by_sweeps=by_sweeps,
+            accelerate=accelerate,
+            block_size=block_size,
+            tol=TOL if tol is None else tol,
+            max_iter=max_iter or MAX_ITER.get(method, 0),
+            report=lambda iteration, gradient: report(method, iteration, gradient),
+        )
         loglik = np.nan
         if basis is not None:
             loglik = basis.loglik(estimate.sigma2_beta, estimate.sigma2_e, estimate.a)
@@ -103,6 +92,36 @@ def fit(
     return result
 
 
+def _estimate(
+    design: Design,
+    spectrum: Spectrum | None,
+    basis: Basis | None,
+    *,
+    method: str,
+    reml: bool,
+    theta_by: str,
+    by_sweeps: bool,
+    accelerate: bool,
+    block_size: Any,
+    tol: float,
+    max_iter: int,
+    report: Callable[[int, float], None],
+) -> Estimate:
+    options: dict[str, Any] = {"tol": tol, "max_iter": max_iter}
+    if method == "mfvi":
+        options |= {"theta_by": theta_by, "accelerate": accelerate}
+        q = factorise(design.features, block_size)
+        if spectrum is None or basis is None or by_sweeps:
+            return mean_field.fit_sweeps(design, spectrum, basis, q, report=report, **options)
+        return mean_field.fit_collapsed(design, spectrum, basis, q, **options)
+    assert spectrum is not None
+    assert basis is not None
+    if method == "newton":
+        return newton.fit(design, spectrum, basis, reml=reml)
+    assert isinstance(basis, Rotated)
+    return em.fit(design, spectrum, basis, **options)
+
+
 def _spectrum(design: Design, spectrum: Spectrum | None, *, trace: bool) -> tuple[Spectrum, Basis, float]:
     start = time.perf_counter()
     if spectrum is None:
@@ -110,9 +129,7 @@ def _spectrum(design: Design, spectrum: Spectrum | None, *, trace: bool) -> tupl
         return made, basis, time.perf_counter() - start
     if not isinstance(spectrum, Spectrum):
         raise TypeError(f"spectrum is a {type(spectrum).__name__}, not a Spectrum: make it with Spectrum.of(X).")
-    if spectrum.features.shape != design.features.shape or not np.allclose(
-        spectrum.features.column_sq_norms(), design.features.column_sq_norms(), rtol=1e-10, atol=0.0
-    ):
+    if not spectrum.features.same(design.features):
         raise DataError(
             "spectrum was made from another X (its shape or column norms differ"
             + (", X is standardised here: make it from the standardised X" if design.scale is not None else "")

@@ -7,6 +7,7 @@ import numpy as np
 from fastlmm_vi_kernels import band as kernels
 from scipy.linalg.lapack import dgeqrf, dormqr, dsytrd
 
+from .. import threads
 from ..result import Array
 from .blas import subtract_syr2k, symm
 
@@ -74,8 +75,10 @@ class _OneStage:
 def in_one_stage(A: Array) -> tuple[Array, Array, Reflections]:
     """`tridiagonal` by LAPACK's dsytrd."""
     m = len(A)
-    # scipy's own default workspace reduces one column at a time, at half the speed.
-    reduced, diag, off, tau, _ = dsytrd(A, lower=1, lwork=BLOCK * max(m, 1), overwrite_a=1)
+    # scipy's own default workspace reduces one column at a time, at half the speed. One thread: with more, each of the m
+    # matrix–vector products waits for the slowest of them (seconds instead of 40 ms where another program runs).
+    with threads.limit(1):
+        reduced, diag, off, tau, _ = dsytrd(A, lower=1, lwork=BLOCK * max(m, 1), overwrite_a=1)
     reduced[0, 1:] = 0.0
     packed = reduced.ravel(order="K")[1 : 1 + m * (m - 1)].reshape(m - 1, m).T
     return diag, off, _OneStage(packed, tau)

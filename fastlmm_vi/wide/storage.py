@@ -44,6 +44,10 @@ class FeatureMatrix(Protocol):
         """Columns start … stop − 1 as an array (n, stop − start)."""
         ...
 
+    def same(self, other: "FeatureMatrix") -> bool:
+        """Whether `other` holds the same features: the same memory, or else columns of the same norms."""
+        ...
+
     def subset(self, indices: NDArray[np.intp]) -> "FeatureMatrix":
         """These columns alone."""
         ...
@@ -120,6 +124,14 @@ class DenseFeatures:
     def columns(self, start: int, stop: int) -> Array:
         """View of columns start … stop − 1."""
         return self.X[:, start:stop]
+
+    def same(self, other: FeatureMatrix) -> bool:
+        """Whether `other` holds the same features: the same memory, or else columns of the same norms."""
+        if self.shape != other.shape:
+            return False
+        if isinstance(other, DenseFeatures) and self.X.__array_interface__ == other.X.__array_interface__:
+            return True
+        return np.allclose(self.column_sq_norms(), other.column_sq_norms(), rtol=1e-10, atol=0.0)
 
     def subset(self, indices: NDArray[np.intp]) -> "DenseFeatures":
         """These columns: a view where they are neighbours, else a copy."""
