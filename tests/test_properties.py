@@ -46,10 +46,10 @@ def problems(draw_value):
     )
 
 
-def fit(problem, **options):
+def fit(problem, *, spectrum=None, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        return WideLMM(fit_intercept=False, **options).fit(problem.X, problem.y, problem.Z)
+        return WideLMM(fit_intercept=False, **options).fit(problem.X, problem.y, problem.Z, spectrum=spectrum)
 
 
 def fit_or_skip(problem, **options):
@@ -292,7 +292,10 @@ def test_single_precision_stays_within_its_bound(name, options, precision):
     K = problem.X @ problem.X.T
     gamma = double.sigma2_beta_ / double.sigma2_e_
     bound = gamma * len(K) * np.sqrt(max(problem.X.shape)) * 6e-8 * np.linalg.norm(K, 2)
+    again = fit(problem, precision=precision, spectrum=Spectrum.of(problem.X, precision=precision), **options)
+    assert again.criterion_ == pytest.approx(single.criterion_, abs=bound + 1e-6)
     assert single.status_ is double.status_
+    assert "six digits" in single.fit_.summary()
     assert abs(single.criterion_ - double.criterion_) <= bound + 1e-6
     assert single.coef_.dtype == single.beta_var_.dtype == np.float64
     np.testing.assert_allclose(single.coef_, double.coef_, atol=1e-3 * np.abs(double.coef_).max() + 1e-12)

@@ -84,7 +84,7 @@ def build(
     *,
     fit_intercept: bool,
     standardize: bool,
-    single_gram: bool = False,
+    precision: str = "float64",
     feature_names: Sequence[str] | None = None,
 ) -> Design:
     """Check the covariates against X and y (already numeric and finite) and return the design.
@@ -117,13 +117,15 @@ def build(
         X, center, scale, constant = _standardize(X)
         if constant:
             notes = (f"{constant} of {p} features are constant: their effects are 0 (they still count in p).",)
+    if precision != "float64":
+        notes = (*notes, f'precision="{precision}": variances and log-likelihood hold about six digits.')
     return Design(
         y=y,
         residual=residual,
         Q=Q,
         R=R,
         omega_ls=omega_ls,
-        features=DenseFeatures(X, single_gram=single_gram),
+        features=DenseFeatures.of(X, precision),
         center=center,
         scale=scale,
         has_intercept=fit_intercept,

@@ -192,7 +192,7 @@ class WideLMM(RegressorMixin, BaseEstimator):
             covariates,
             fit_intercept=self.fit_intercept,
             standardize=self.standardize,
-            single_gram=self.precision == "float32-gram",
+            precision=self.precision,
             feature_names=getattr(self, "feature_names_in_", None),
         )
         with reporter(self.verbose) as report:

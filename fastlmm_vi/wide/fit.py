@@ -17,11 +17,11 @@ from .design import Design
 from .estimate import Estimate, centre_intercept, to_fit
 from .rotated import Rotated
 from .spectrum import Spectrum
+from .storage import PRECISIONS
 
 METHODS = ("newton", "em", "mfvi")
 SOLVERS = ("auto", "sweep", "collapsed")
 THETA_BY = ("elbo", "loglik")
-PRECISIONS = ("float64", "float32-gram", "float32")
 # Beyond this side a Gram matrix takes minutes: sweeps are chosen, and the log-likelihood is not filled in after them.
 LARGEST_SPECTRUM = 5_000
 # Fewer multiplications than this take a millisecond: threads only get in each other's way.
@@ -131,9 +131,9 @@ def _spectrum(design: Design, spectrum: Spectrum | None, *, trace: bool) -> tupl
         raise TypeError(f"spectrum is a {type(spectrum).__name__}, not a Spectrum: make it with Spectrum.of(X).")
     if not spectrum.features.same(design.features):
         raise DataError(
-            "spectrum was made from another X (its shape or column norms differ"
+            "spectrum was made from another X or in another precision (its shape or column norms differ"
             + (", X is standardised here: make it from the standardised X" if design.scale is not None else "")
-            + "): use Spectrum.of(X) of this X."
+            + "): use Spectrum.of(X, precision=...) of this X."
         )
     rotated = spectrum.rotate(design)
     return spectrum, rotated, time.perf_counter() - start

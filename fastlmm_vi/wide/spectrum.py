@@ -42,7 +42,7 @@ class Spectrum:
     factor: Factor
 
     @classmethod
-    def of(cls, X: Array | FeatureMatrix, *, reuse: bool = True) -> "Spectrum":
+    def of(cls, X: Array | FeatureMatrix, *, reuse: bool = True, precision: str = "float64") -> "Spectrum":
         """Make the spectrum of X (n, p), an array of finite numbers or a `FeatureMatrix`.
 
         Parameters
@@ -51,8 +51,10 @@ class Spectrum:
         reuse : bool, default True
             True computes eigenvectors: each further response then costs a few products. False, for n < p and X Xᵀ of full
             rank, stops at tridiagonal form: the first fit is faster, but each response is diagonalised anew.
+        precision : {"float64", "float32-gram", "float32"}, default "float64"
+            That of the fits that will use it (see `WideLMM`); of an array only.
         """
-        features = DenseFeatures(np.asarray(X, dtype=np.float64)) if hasattr(X, "__array__") else X
+        features = DenseFeatures.of(X, precision) if hasattr(X, "__array__") else X
         gram = checked_gram(features)
         trace = float(gram.trace())
         # With n ≥ p the projection off the columns of X needs the eigenvectors (`rotate`).

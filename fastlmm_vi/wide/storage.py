@@ -57,6 +57,7 @@ class FeatureMatrix(Protocol):
         ...
 
 
+PRECISIONS = ("float64", "float32-gram", "float32")
 CAST = 2048  # columns cast to float32 at a time
 IN_CACHE = 262_144  # bytes of C-ordered columns copied at a time
 
@@ -76,6 +77,14 @@ class DenseFeatures:
     def __init__(self, X: Array, *, single_gram: bool = False) -> None:
         self.X = X
         self.single_gram = single_gram or X.dtype == np.float32
+
+    @classmethod
+    def of(cls, X: Any, precision: str) -> "DenseFeatures":
+        """X in one of the `PRECISIONS` of `WideLMM`, copied only where its type has to change."""
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision={precision!r} is not known: choose one of {', '.join(map(repr, PRECISIONS))}.")
+        dtype = np.float32 if precision == "float32" else np.float64
+        return cls(np.asarray(X, dtype=dtype), single_gram=precision == "float32-gram")
 
     @property
     def shape(self) -> tuple[int, int]:
