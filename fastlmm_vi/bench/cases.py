@@ -129,7 +129,7 @@ def select(pattern: str = "*", peers: bool = True) -> tuple[Case, ...]:
     Examples
     --------
     >>> from fastlmm_vi.bench import cases
-    >>> [case.name for case in cases.select("newton*")]
+    >>> [case.name for case in cases.select("newton_*ml")]
     ['dsyrk_eigh', 'newton_ml', 'newton_reml']
     """
     chosen = [case for case in CASES if fnmatchcase(case.name, pattern)]
