@@ -15,7 +15,6 @@ from fastlmm_vi.errors import ConvergenceWarning
 from fastlmm_vi.wide import blocks, design, householder, information, mean_field, sweeps
 from fastlmm_vi.wide.basis import LIKELIHOOD, RESTRICTED
 from fastlmm_vi.wide.spectrum import Spectrum
-from fastlmm_vi.wide.storage import DenseFeatures
 
 METHODS = {
     "newton": {"method": "newton"},
@@ -291,7 +290,7 @@ def test_single_precision_stays_within_its_bound(name, options, precision):
     double, single = fit(problem, **options), fit(problem, precision=precision, **options)
     K = problem.X @ problem.X.T
     gamma = double.sigma2_beta_ / double.sigma2_e_
-    bound = gamma * len(K) * np.sqrt(max(problem.X.shape)) * 6e-8 * np.linalg.norm(K, 2)
+    bound = 1e-6 * gamma * len(K) * np.linalg.norm(K, 2)
     again = fit(problem, precision=precision, spectrum=Spectrum.of(problem.X, precision=precision), **options)
     assert again.criterion_ == pytest.approx(single.criterion_, abs=bound + 1e-6)
     assert single.status_ is double.status_
@@ -299,17 +298,6 @@ def test_single_precision_stays_within_its_bound(name, options, precision):
     assert abs(single.criterion_ - double.criterion_) <= bound + 1e-6
     assert single.coef_.dtype == single.beta_var_.dtype == np.float64
     np.testing.assert_allclose(single.coef_, double.coef_, atol=1e-3 * np.abs(double.coef_).max() + 1e-12)
-
-
-@pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.parametrize("shape", [(40, 5000), (5000, 40)])
-def test_gram_in_single_precision_by_parts(shape, order):
-    X = np.asarray(np.random.default_rng(0).normal(size=shape), order=order)
-    expected = X @ X.T if shape[0] < shape[1] else X.T @ X
-    for features in (DenseFeatures(X, single_gram=True), DenseFeatures(X.astype(np.float32))):
-        gram = features.gram()
-        assert gram.dtype == np.float64
-        np.testing.assert_allclose(np.tril(gram), np.tril(expected), atol=features.rounding * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-8])

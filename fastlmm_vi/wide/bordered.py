@@ -192,10 +192,20 @@ class Bordered:
         Written through its limit S_∞ = K₁₁ − Cᵀ T⁻¹ C, so that nothing cancels: S = I + γ (S_∞ + Gᵀ U), G = T⁻¹ C, and
         S' = S_∞ + Gᵀ U − γ Uᵀ U.
         """
-        G, limit = self._limit
-        U = self.tri.inner_solve(gamma, self.C)
-        inner = limit + G.T @ U
-        return np.eye(self.c) + gamma * inner, inner - gamma * U.T @ U, U
+        found = self._latest.get(gamma)
+        if found is None:
+            G, limit = self._limit
+            U = self.tri.inner_solve(gamma, self.C)
+            inner = limit + G.T @ U
+            found = np.eye(self.c) + gamma * inner, inner - gamma * U.T @ U, U
+            self._latest.clear()
+            self._latest[gamma] = found
+        return found
+
+    @cached_property
+    def _latest(self) -> dict[float, tuple[Array, Array, Array]]:
+        """The last γ asked for: at an optimum half a dozen questions follow each other."""
+        return {}
 
     def _logdet_S(self, gamma: float) -> tuple[float, float, float]:
         """log|S| and its derivatives; S'' = −2 Uᵀ (I + γT)⁻¹ U."""

@@ -145,9 +145,21 @@ def check_covariates(covariates: Any, n: int) -> tuple[Array, list[str]]:
     """
     if covariates is None:
         return np.empty((n, 0)), []
-    frame = covariates if isinstance(covariates, pd.DataFrame) else _as_frame(covariates)
-    if len(frame) != n:
-        raise DataError(f"covariates has {len(frame)} rows, X has {n}: give one row of covariates per row of X.")
+    if isinstance(covariates, np.ndarray) and covariates.ndim == 2 and covariates.dtype.kind in "biuf":
+        names = [f"z{j}" for j in range(covariates.shape[1])]
+        Z = covariates.astype(np.float64, copy=False)
+    else:
+        Z, names = _from_frame(covariates if isinstance(covariates, pd.DataFrame) else _as_frame(covariates))
+    if len(Z) != n:
+        raise DataError(f"covariates has {len(Z)} rows, X has {n}: give one row of covariates per row of X.")
+    bad = np.flatnonzero(~np.isfinite(Z).all(axis=0))
+    if bad.size:
+        counts = ", ".join(f"{names[j]} ({(~np.isfinite(Z[:, j])).sum()})" for j in bad[:5])
+        raise DataError(f"covariates has missing or infinite values in {counts}: drop or impute those rows.")
+    return np.ascontiguousarray(Z), names
+
+
+def _from_frame(frame: pd.DataFrame) -> tuple[Array, list[str]]:
     names = [str(name) for name in frame.columns]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -158,12 +170,7 @@ def check_covariates(covariates: Any, n: int) -> tuple[Array, list[str]]:
                 f"covariates column {name!r} holds {column.dtype} values, not real numbers: encode it first, e.g. "
                 "pandas.get_dummies(covariates, drop_first=True, dtype=float)."
             )
-    Z = frame.to_numpy(dtype=np.float64, na_value=np.nan)
-    bad = np.flatnonzero(~np.isfinite(Z).all(axis=0))
-    if bad.size:
-        counts = ", ".join(f"{names[j]} ({(~np.isfinite(Z[:, j])).sum()})" for j in bad[:5])
-        raise DataError(f"covariates has missing or infinite values in {counts}: drop or impute those rows.")
-    return np.ascontiguousarray(Z), names
+    return frame.to_numpy(dtype=np.float64, na_value=np.nan), names
 
 
 def _as_frame(covariates: Any) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from sklearn.metrics import r2_score
 from sklearn.utils import assert_all_finite
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from .. import threads
 from ..errors import DataError
 from ..progress import reporter
 from ..result import Array, Fit, Status
@@ -52,10 +53,10 @@ class WideLMM(RegressorMixin, BaseEstimator):
         O(min(n, b)² max(n, b)) once and min(n, b)² numbers of memory; groups of columns that are not neighbours are
         copied.
     precision : {"float64", "float32-gram", "float32"}, default "float64"
-        "float32-gram" multiplies X Xᵀ in single precision, at twice the speed; "float32" also holds X in it (half the
-        memory; a float32 X is then used as it lies). To first order the log-likelihood is off by at most
-        γ n √max(n, p) u λ_max, u = 6e-8 and λ_max the largest eigenvalue of X Xᵀ, in practice by a thousandth of that:
-        5e-7 on the 1000 × 6000 data. Centre columns whose means are large: λ_max is then theirs.
+        "float32-gram" multiplies X Xᵀ in single precision, at nearly twice the speed, and sums in double; "float32" also
+        holds X in it (half the memory; a float32 X is then used as it lies). To first order the log-likelihood is off
+        by less than 1e-6 γ n λ_max, λ_max the largest eigenvalue of X Xᵀ, in practice by a thousandth of that: rounding
+        errors mostly cancel. Centre columns whose means are large: λ_max is then theirs.
     tol : float or None
         None is 1e-6. "em" (and plain collapsed "mfvi"): relative distance to the optimum by a Newton step; sweeps:
         the ELBO's gradient, per posterior standard deviation and per unit of log variance. "newton" always polishes
@@ -63,7 +64,7 @@ class WideLMM(RegressorMixin, BaseEstimator):
     max_iter : int or None
         None is 20 000 for "em" and 100 000 for "mfvi". "newton" and accelerated collapsed "mfvi" need none.
     n_jobs : int or None
-        Threads of the BLAS for the Gram matrix and its reduction: None is 1, −1 all cores. Small problems, and all that
+        Threads for the Gram matrix and its reduction: None is 1, −1 all cores. Small problems, and all that
         follows, run on one: `fit_.threads` says how many were used.
     random_state : None
         Every present method is deterministic; kept so that all estimators are configured alike.
@@ -186,15 +187,16 @@ class WideLMM(RegressorMixin, BaseEstimator):
         dtype = np.float32 if self.precision == "float32" else np.float64
         Xa, ya = validate_data(self, X, y, dtype=dtype, y_numeric=True, ensure_min_samples=2, ensure_all_finite=False)
         _check_finite(Xa)
-        data = design.build(
-            Xa,
-            np.asarray(ya, dtype=np.float64),
-            covariates,
-            fit_intercept=self.fit_intercept,
-            standardize=self.standardize,
-            precision=self.precision,
-            feature_names=getattr(self, "feature_names_in_", None),
-        )
+        with threads.limit(1):
+            data = design.build(
+                Xa,
+                np.asarray(ya, dtype=np.float64),
+                covariates,
+                fit_intercept=self.fit_intercept,
+                standardize=self.standardize,
+                precision=self.precision,
+                feature_names=getattr(self, "feature_names_in_", None),
+            )
         with reporter(self.verbose) as report:
             self.fit_: Fit = fit.fit(
                 data,

@@ -63,7 +63,7 @@ def fit(
         report("spectrum", 0, np.nan)
         with threads.limit(n_threads):
             spectrum, basis, timings["spectrum"] = _spectrum(
-                design, spectrum, trace=method == "em" or (method == "mfvi" and not accelerate)
+                design, spectrum, trace=method == "em" or (method == "mfvi" and not accelerate), jobs=n_threads
             )
     start = time.perf_counter()
     report(method, 0, np.nan)
@@ -122,10 +122,10 @@ def _estimate(
     return em.fit(design, spectrum, basis, **options)
 
 
-def _spectrum(design: Design, spectrum: Spectrum | None, *, trace: bool) -> tuple[Spectrum, Basis, float]:
+def _spectrum(design: Design, spectrum: Spectrum | None, *, trace: bool, jobs: int) -> tuple[Spectrum, Basis, float]:
     start = time.perf_counter()
     if spectrum is None:
-        made, basis = road.choose(design, trace=trace)
+        made, basis = road.choose(design, trace=trace, jobs=jobs)
         return made, basis, time.perf_counter() - start
     if not isinstance(spectrum, Spectrum):
         raise TypeError(f"spectrum is a {type(spectrum).__name__}, not a Spectrum: make it with Spectrum.of(X).")

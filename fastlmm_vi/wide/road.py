@@ -6,7 +6,7 @@ from .design import Design
 from .spectrum import Spectrum, checked_gram, warn_if_offset_dominates
 
 
-def choose(design: Design, *, trace: bool) -> tuple[Spectrum, Basis]:
+def choose(design: Design, *, trace: bool, jobs: int = 1) -> tuple[Spectrum, Basis]:
     """Return the spectrum of a fit that was given none, and its response in a basis where criteria are cheap.
 
     * n ≥ p: eigenvectors of XᵀX, which project y and Z off the columns of X.
@@ -17,9 +17,9 @@ def choose(design: Design, *, trace: bool) -> tuple[Spectrum, Basis]:
     """
     features = design.features
     if trace or not features.shape[0] < features.shape[1]:
-        spectrum = Spectrum.of(features, reuse=False)
+        spectrum = Spectrum.of(features, reuse=False, n_jobs=jobs)
         return spectrum, spectrum.rotate(design)
-    gram = checked_gram(features)
+    gram = checked_gram(features, jobs)
     total = float(gram.trace())
     factor = Bordered.of(gram, design.Q, design.residual, features.rounding)
     warn_if_offset_dominates(features, factor.largest(), total)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .. import threads
 from ..errors import DataError, FitWarning
 from ..result import Array
 from .design import Design
@@ -42,7 +43,9 @@ class Spectrum:
     factor: Factor
 
     @classmethod
-    def of(cls, X: Array | FeatureMatrix, *, reuse: bool = True, precision: str = "float64") -> "Spectrum":
+    def of(
+        cls, X: Array | FeatureMatrix, *, reuse: bool = True, precision: str = "float64", n_jobs: int | None = None
+    ) -> "Spectrum":
         """Make the spectrum of X (n, p), an array of finite numbers or a `FeatureMatrix`.
 
         Parameters
@@ -53,13 +56,17 @@ class Spectrum:
             rank, stops at tridiagonal form: the first fit is faster, but each response is diagonalised anew.
         precision : {"float64", "float32-gram", "float32"}, default "float64"
             That of the fits that will use it (see `WideLMM`); of an array only.
+        n_jobs : int or None
+            Threads: None is 1, −1 all cores.
         """
         features = DenseFeatures.of(X, precision) if hasattr(X, "__array__") else X
-        gram = checked_gram(features)
+        jobs = threads.count(n_jobs)
+        gram = checked_gram(features, jobs)
         trace = float(gram.trace())
         # With n ≥ p the projection off the columns of X needs the eigenvectors (`rotate`).
         make = Eigenvectors.of if reuse or not features.shape[0] < features.shape[1] else for_one_response
-        factor: Diagonalisable = make(gram, features.rounding)
+        with threads.limit(jobs):
+            factor: Diagonalisable = make(gram, features.rounding)
         warn_if_offset_dominates(features, factor.largest(), trace)
         return cls(features, factor)
 
@@ -128,7 +135,7 @@ class Spectrum:
         return out
 
 
-def checked_gram(features: FeatureMatrix) -> Array:
+def checked_gram(features: FeatureMatrix, jobs: int = 1) -> Array:
     """Return the smaller Gram matrix (lower triangle).
 
     Raises
@@ -136,7 +143,7 @@ def checked_gram(features: FeatureMatrix) -> Array:
     DataError
         If X has missing or infinite values, or its squares leave the range of numbers.
     """
-    gram = features.gram()
+    gram = features.gram(jobs)
     trace = float(gram.trace())
     if not np.isfinite(trace):
         raise DataError("X has missing or infinite values, or their squares overflow: impute or rescale X.")

@@ -1,10 +1,13 @@
 """What a method may ask of the wide X, whatever stores it."""
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
+from fastlmm_vi_kernels import gram as gram_kernels
 from fastlmm_vi_kernels import sweep as kernels
+from llvmlite.binding import get_host_cpu_features
 from numpy.typing import NDArray
 from scipy.linalg.blas import dsyrk, ssyrk
 
@@ -23,8 +26,8 @@ class FeatureMatrix(Protocol):
         """‖x_j‖² for every column, (p,)."""
         ...
 
-    def gram(self) -> Array:
-        """Lower triangle of the smaller of X Xᵀ (n, n) and XᵀX (p, p); the caller may overwrite it."""
+    def gram(self, threads: int = 1) -> Array:
+        """Lower triangle of the smaller of X Xᵀ (n, n) and XᵀX (p, p), columns contiguous; the caller may overwrite it."""
         ...
 
     @property
@@ -58,8 +61,10 @@ class FeatureMatrix(Protocol):
 
 
 PRECISIONS = ("float64", "float32-gram", "float32")
-CAST = 2048  # columns cast to float32 at a time
 IN_CACHE = 262_144  # bytes of C-ordered columns copied at a time
+
+
+WIDE_MULTIPLY_ADD = all(get_host_cpu_features().get(name, False) for name in ("avx2", "fma"))
 
 
 class DenseFeatures:
@@ -100,27 +105,42 @@ class DenseFeatures:
         """‖x_j‖² for every column, (p,)."""
         return self._sq_norms
 
-    def gram(self) -> Array:
-        """Lower triangle of the smaller of X Xᵀ and XᵀX, by symmetric rank-k products (n²p or np² flops)."""
-        if not self.single_gram:
-            return _syrk(dsyrk, self.X, self.shape)
-        if self.X.dtype == np.float32:
-            return _syrk(ssyrk, self.X, self.shape).astype(np.float64)
-        total = None
-        longer = int(np.argmax(self.shape))
-        for start in range(0, self.shape[longer], CAST):  # a few columns (or rows) at a time: no second X in memory
-            part = self.X.take(range(start, min(start + CAST, self.shape[longer])), axis=longer).astype(np.float32)
-            total = _syrk(ssyrk, part, self.shape, total)
-        assert total is not None
-        return total.astype(np.float64)
+    def gram(self, threads: int = 1) -> Array:
+        """Lower triangle of the smaller of X Xᵀ and XᵀX, n²p or np² flops; X is read as it lies.
+
+        By a kernel where the processor has the wide multiply-add it is written for, else by the BLAS. In single precision
+        the kernel sums a few hundred columns in float32 and the rest in float64.
+        """
+        n, p = self.shape
+        X = self.X if n < p else self.X.T
+        if not X.flags.forc:
+            X = np.ascontiguousarray(X)
+        if not WIDE_MULTIPLY_ADD:
+            return _gram_by_blas(X, self.single_gram)
+        side, length = X.shape
+        strides = [stride // X.itemsize for stride in X.strides]
+        like = np.empty(0, dtype=np.float32 if self.single_gram else np.float64)
+
+        def part(start: int, stop: int) -> Array:
+            K = np.zeros((max(side, gram_kernels.WIDEST),) * 2)
+            gram_kernels.gram(X.ravel(order="K"), side, *strides, start, stop, like, K)
+            return np.asfortranarray(K.T[:side, :side])
+
+        ends = np.linspace(0, length, threads + 1).astype(int).tolist()
+        if threads == 1:
+            return part(*ends)
+        with ThreadPoolExecutor(threads) as pool:
+            total, *rest = pool.map(part, ends[:-1], ends[1:])
+        for K in rest:
+            total += K
+        return total
 
     @property
     def rounding(self) -> float:
-        """Largest dimension × machine epsilon; in float32 its square root, as rounding errors of sums mostly cancel."""
-        longest = max(self.shape)
+        """Largest dimension × machine epsilon; in float32 the square root of a panel's depth, as errors mostly cancel."""
         if self.single_gram:
-            return float(np.sqrt(longest) * np.finfo(np.float32).eps)
-        return float(longest * np.finfo(np.float64).eps)
+            return float(np.sqrt(gram_kernels.DEPTH) * np.finfo(np.float32).eps)
+        return float(max(self.shape) * np.finfo(np.float64).eps)
 
     def matvec(self, b: Array) -> Array:
         """X b."""
@@ -161,13 +181,9 @@ class DenseFeatures:
         return largest
 
 
-def _syrk(syrk: Any, X: Any, shape: tuple[int, int], total: Any = None) -> Any:
-    """Add the lower triangle of X Xᵀ (shape n < p) or XᵀX to `total`, which is overwritten.
-
-    The product reads Fortran order: a C-ordered X is the Fortran-ordered Xᵀ, so neither order is copied.
-    """
-    n, p = shape
-    more = {} if total is None else {"beta": 1.0, "c": total, "overwrite_c": 1}
-    if X.flags.f_contiguous:
-        return syrk(1.0, X, trans=int(n >= p), lower=1, **more)
-    return syrk(1.0, X.T, trans=int(n < p), lower=1, **more)
+def _gram_by_blas(X: Array, single: bool) -> Array:
+    """Lower triangle of X Xᵀ by the BLAS, which reads Fortran order: a C-ordered X is the Fortran-ordered Xᵀ."""
+    X = X.astype(np.float32, copy=False) if single else X
+    syrk = ssyrk if single else dsyrk
+    K = syrk(1.0, X, lower=1) if X.flags.f_contiguous else syrk(1.0, X.T, trans=1, lower=1)
+    return np.asarray(K, dtype=np.float64)
