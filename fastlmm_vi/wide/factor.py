@@ -137,10 +137,12 @@ class Tridiagonal:
 
     def rows(self, B: Array) -> tuple[Array, Array]:
         """Eigenvalues and UᵀB by QL on the rows of QᵀB alone: O(m² k)."""
-        d, rows = self.diag.copy(), np.ascontiguousarray(self.reflect(B, "T"))
+        d, k = self.diag.copy(), B.shape[1]
+        rows = np.zeros((d.size, -(-k // 8) * 8))  # whole vectors: rotating a rest of seven numbers costs as much as 24
+        rows[:, :k] = self.reflect(B, "T")
         if not kernels.diagonalise(d, self.off.copy(), rows):
             raise np.linalg.LinAlgError("QL did not converge on the tridiagonal form of X Xᵀ.")
-        return _floored(d, self.rounding), rows
+        return _floored(d, self.rounding), rows[:, :k]
 
     def solve(self, gamma: float, B: Array) -> Array:
         """(I + γG)⁻¹ B = Q (I + γT)⁻¹ Qᵀ B."""

@@ -16,7 +16,7 @@ from .blocks import factorise
 from .design import Design
 from .estimate import Estimate, centre_intercept, to_fit
 from .rotated import Rotated
-from .spectrum import Spectrum
+from .spectrum import Spectrum, check_finite
 from .storage import PRECISIONS
 
 METHODS = ("newton", "em", "mfvi")
@@ -65,6 +65,8 @@ def fit(
             spectrum, basis, timings["spectrum"] = _spectrum(
                 design, spectrum, trace=method == "em" or (method == "mfvi" and not accelerate), jobs=n_threads
             )
+    else:
+        check_finite(float(design.features.column_sq_norms().sum()))
     start = time.perf_counter()
     report(method, 0, np.nan)
     # What follows are many small products: threads would wait for each other longer than they work.

@@ -145,11 +145,18 @@ def checked_gram(features: FeatureMatrix, jobs: int = 1) -> Array:
     """
     gram = features.gram(jobs)
     trace = float(gram.trace())
-    if not np.isfinite(trace):
-        raise DataError("X has missing or infinite values, or their squares overflow: impute or rescale X.")
+    check_finite(trace)
     if trace == 0.0 and features.columns(0, features.shape[1]).any():
         raise DataError("X is so small that its squares are no numbers (below 1e-300): rescale X.")
     return gram
+
+
+def check_finite(sum_of_squares: float) -> None:
+    """Raise DataError where ‖X‖² is no number: X has NaN or infinity, or its squares overflow."""
+    if not np.isfinite(sum_of_squares):
+        raise DataError(
+            "X contains NaN or infinity, or numbers whose squares overflow: impute missing values, or rescale X."
+        )
 
 
 def warn_if_offset_dominates(features: FeatureMatrix, largest: float, trace: float) -> None:
