@@ -56,11 +56,18 @@ def sklearn_cd(problem: Problem) -> Callable[[], Array]:
     """scikit-learn's coordinate descent on the ridge penalty: the same update in the same order as our sweep."""
     from sklearn.linear_model import enet_path
 
-    options: dict[str, Any] = {"alphas": [1.0 / (GAMMA * problem.n)], "l1_ratio": 0.0, "tol": 0.0}
+    options: dict[str, Any] = {
+        "alphas": [1.0 / (GAMMA * problem.n)],
+        "l1_ratio": 0.0,
+        "tol": 0.0,
+        "return_n_iter": True,
+    }
 
     def sweeps(count: int) -> Array:
         path = enet_path(problem.columns, problem.y, max_iter=count, check_input=False, copy_X=False, **options)
         coefficients: Array = path[1]
+        if path[3] != [count]:
+            raise RuntimeError(f"scikit-learn stopped after {path[3][0]} of {count} sweeps: their time is not known.")
         return coefficients[:, 0]
 
     return _less_start(sweeps)
