@@ -195,18 +195,6 @@ def profile(gamma, d, y, Q, n, h, reml):
 
 
 @kernel
-def marginal_loglik(sigma2_beta, sigma2_e, omega, d, y, Q, n):
-    """Log-likelihood with β integrated out, at any (ω, σ²_β, σ²_e)."""
-    gamma = sigma2_beta / sigma2_e
-    r = np.empty(d.size)
-    residual(y, transpose(Q), omega, r)
-    F = 0.0
-    for i in range(d.size):
-        F += r[i] * r[i] / (1.0 + gamma * d[i])
-    return -0.5 * (n * (LOG_2PI + math.log(sigma2_e)) + log_volume(gamma, d) + F / sigma2_e)
-
-
-@kernel
 def em(sigma2_beta, sigma2_e, omega, max_iter, tol, d, y, Q, n, p, h):
     """Run EM from (ω, σ²_β, σ²_e) until σ²_β moves by less than `tol`, relative; return its path and the last ω.
 
@@ -254,15 +242,16 @@ def em(sigma2_beta, sigma2_e, omega, max_iter, tol, d, y, Q, n, p, h):
     return path[: count + 1], omega
 
 
-@kernel
+# A few times in a fit, a few microseconds each: not worth compiling.
+
+
+def marginal_loglik(sigma2_beta, sigma2_e, omega, d, y, Q, n):
+    """Log-likelihood with β integrated out, at any (ω, σ²_β, σ²_e)."""
+    v = 1.0 + sigma2_beta / sigma2_e * d
+    F = ((y - Q @ omega) ** 2 / v).sum()
+    return -0.5 * (n * (LOG_2PI + math.log(sigma2_e)) + np.log(v).sum() + F / sigma2_e)
+
+
 def mean_field_gap(gammas, sq_norms, d):
     """Log-likelihood − ELBO at each γ, q(β) at its optimum: ½ [Σ log(1 + γ ‖x_j‖²) − Σ log(1 + γ d_i)]."""
-    out = np.empty(gammas.size)
-    for g in range(gammas.size):
-        s = 0.0
-        for j in range(sq_norms.size):
-            s += math.log1p(gammas[g] * sq_norms[j])
-        for i in range(d.size):
-            s -= math.log1p(gammas[g] * d[i])
-        out[g] = 0.5 * s
-    return out
+    return np.array([0.5 * (np.log1p(gamma * sq_norms).sum() - np.log1p(gamma * d).sum()) for gamma in gammas])
