@@ -2,6 +2,7 @@
 
 import naive
 import numpy as np
+import pandas as pd
 import pytest
 from problems import PROBLEMS, draw
 
@@ -119,3 +120,18 @@ def test_a_bad_block_size_is_refused(options, message):
     problem = draw(6, 30, 40, 2)
     with pytest.raises((ValueError, DataError), match=message):
         WideLMM(**{"method": "mfvi", "fit_intercept": False, **options}).fit(problem.X, problem.y, problem.Z)
+
+
+def test_a_series_of_labels_is_aligned_by_its_index():
+    problem = draw(6, 30, 40, 2)
+    frame = pd.DataFrame(problem.X, columns=[f"x{j}" for j in range(40)])
+    labels = pd.Series(np.random.default_rng(0).integers(0, 5, size=40), index=frame.columns)
+    expected = fit(problem, block_size=labels.to_numpy()).elbo_
+    for series in (labels, labels.sample(frac=1.0, random_state=1)):
+        model = WideLMM("mfvi", fit_intercept=False, block_size=series).fit(frame, problem.y, problem.Z)
+        assert model.elbo_ == pytest.approx(expected, rel=1e-12)
+    assert fit(problem, block_size=labels.reset_index(drop=True)).elbo_ == pytest.approx(expected, rel=1e-12)
+    with pytest.raises(DataError, match="index is not that of the features"):
+        fit(problem, block_size=labels)  # X has no names here
+    with pytest.raises(DataError, match="40 missing labels"):
+        fit(problem, block_size=pd.Series([pd.NA] * 40))

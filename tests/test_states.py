@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import scipy.linalg
 from problems import draw
 
-from fastlmm_vi import Status, UnboundedLikelihoodError, WideLMM
+from fastlmm_vi import DataError, Spectrum, Status, UnboundedLikelihoodError, WideLMM
 from fastlmm_vi.datasets import make_xyz_twin
+from fastlmm_vi.errors import FitWarning
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +115,66 @@ def test_features_that_say_nothing(options, X):
 def test_no_advice_is_missing():
     assert all(len(status.advice) > 20 for status in Status)
     assert [status for status in Status if not status.converged] == [Status.NOT_CONVERGED]
+
+
+@pytest.mark.parametrize("options", [{}, {"reml": True}, {"method": "mfvi"}, {"method": "em"}], ids=str)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_one_contrast_is_enough(options):
+    """n − c = 1: a tridiagonal matrix of one number."""
+    rng = np.random.default_rng(0)
+    X, y, Z = rng.normal(size=(12, 30)), rng.normal(size=12), rng.normal(size=(12, 10))
+    once = WideLMM(**options).fit(X, y, Z)
+    assert np.isfinite(once.loglik_)
+    reused = WideLMM(**options).fit(X, y, Z, spectrum=Spectrum.of(X))
+    assert once.criterion_ == pytest.approx(reused.criterion_, rel=1e-6)  # θ itself need not be identified
+
+
+@pytest.mark.parametrize(
+    "X", [scipy.linalg.hadamard(64)[:50].astype(float), np.eye(40, 90)], ids=["hadamard", "identity"]
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_orthogonal_rows(X):
+    """All eigenvalues of X Xᵀ are equal: the two variances are not identified, the log-likelihood is."""
+    y = np.random.default_rng(0).normal(size=len(X))
+    for options in ({}, {"reml": True}, {"method": "mfvi"}):
+        once, reused = WideLMM(**options).fit(X, y), WideLMM(**options).fit(X, y, spectrum=Spectrum.of(X))
+        assert once.criterion_ == pytest.approx(reused.criterion_, rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-160, 1e-80, 1e80, 1e150, np.inf])
+@pytest.mark.parametrize("precision", ["float64", "float32-gram", "float32"])
+def test_features_whose_products_are_no_numbers_are_refused(scale, precision):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(20, 50)), rng.normal(size=20)
+    for options in ({"reml": True}, {"method": "em"}, {"method": "mfvi", "solver": "sweep"}):
+        with pytest.raises(DataError, match="rescale X"):
+            WideLMM(precision=precision, **options).fit(X * scale, y)
+    with pytest.raises(DataError, match="rescale X"):
+        Spectrum.of(X * scale)
+
+
+def test_single_precision_warns_where_column_means_drown_the_rest():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(100, 300)) + 50.0
+    y = (X - 50.0) @ rng.normal(size=300) * 0.05 + rng.normal(size=100)
+    with pytest.warns(FitWarning, match="Centre the columns"):
+        WideLMM(reml=True, precision="float32-gram").fit(X, y)
+    WideLMM(reml=True, precision="float32-gram", standardize=True).fit(X, y)  # no warning
+
+
+def test_a_spectrum_of_the_same_rows_in_another_order_is_refused():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(30, 80)), rng.normal(size=30)
+    order = np.argsort(y)
+    with pytest.raises(DataError, match="another X"):
+        WideLMM(reml=True).fit(X[order], y[order], spectrum=Spectrum.of(X))
+    WideLMM(reml=True).fit(X.copy(), y, spectrum=Spectrum.of(X))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_sweeps_that_did_not_arrive_never_say_they_did():
+    rng = np.random.default_rng(2)
+    X = rng.normal(size=(25, 300))
+    y = X @ rng.normal(size=300) * 0.05 + rng.normal(size=25)
+    model = WideLMM("mfvi", theta_by="loglik", solver="sweep", max_iter=3, accelerate=False).fit(X, y)
+    assert not model.converged_

@@ -119,7 +119,7 @@ def factorise(features: FeatureMatrix, block_size: Any) -> Factorisation:
     Raises
     ------
     DataError
-        If labels are not one per feature, or some are missing.
+        If labels are not one per feature.
     """
     p = features.shape[1]
     if np.ndim(block_size) == 0:
@@ -132,11 +132,6 @@ def factorise(features: FeatureMatrix, block_size: Any) -> Factorisation:
         raise DataError(
             f"block_size holds labels of shape {labels.shape}, X has {p} features: give one label per feature."
         )
-    missing = (
-        int(np.sum(labels != labels)) if labels.dtype.kind == "f" else sum(label is None for label in labels.tolist())
-    )
-    if missing:
-        raise DataError(f"block_size has {missing} missing labels: give every feature a group.")
     _, codes = np.unique(labels, return_inverse=True)
     order = np.argsort(codes, kind="stable")
     ends = np.cumsum(np.bincount(codes))[:-1]

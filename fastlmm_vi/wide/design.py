@@ -117,8 +117,6 @@ def build(
         X, center, scale, constant = _standardize(X)
         if constant:
             notes = (f"{constant} of {p} features are constant: their effects are 0 (they still count in p).",)
-    if precision != "float64":
-        notes = (*notes, f'precision="{precision}": variances and log-likelihood hold about six digits.')
     return Design(
         y=y,
         residual=residual,
@@ -133,6 +131,31 @@ def build(
         feature_names=None if feature_names is None else tuple(map(str, feature_names)),
         notes=notes,
     )
+
+
+def group_labels(block_size: Any, names: Sequence[str] | None, p: int) -> Any:
+    """Return a number as it is, and labels as an array in the order of the features.
+
+    Raises
+    ------
+    DataError
+        If labels are missing, or the index of a Series is not that of the features.
+    """
+    if np.ndim(block_size) == 0:
+        return block_size
+    if isinstance(block_size, pd.Series):
+        wanted = pd.Index(range(p) if names is None else names)
+        if not block_size.index.is_unique or set(block_size.index) != set(wanted):
+            raise DataError(
+                "block_size is a Series whose index is not that of the features "
+                f"({f'0 … {p - 1}' if names is None else 'their names'}): align it, or give its values alone."
+            )
+        block_size = block_size.reindex(wanted)
+    labels = np.asarray(block_size)
+    missing = int(np.sum(pd.isna(labels)))
+    if missing:
+        raise DataError(f"block_size has {missing} missing labels: give every feature a group.")
+    return labels
 
 
 def check_covariates(covariates: Any, n: int) -> tuple[Array, list[str]]:

@@ -183,7 +183,9 @@ class WideLMM(RegressorMixin, BaseEstimator):
         start = time.perf_counter()
         fit.check_options(self.get_params(deep=False))
         _check_rows(X, covariates)
-        dtype = np.float32 if self.precision == "float32" else np.float64
+        dtype = (
+            [np.float64, np.float32] if self.precision == "float32" else np.float64
+        )  # float32 is cast behind the door
         # That X is finite shows in the Gram matrix or the column norms, without another read of it.
         checked = {"ensure_min_samples": 2, "ensure_all_finite": bool(self.standardize)}
         Xa, ya = validate_data(self, X, y, dtype=dtype, y_numeric=True, **checked)
@@ -205,7 +207,7 @@ class WideLMM(RegressorMixin, BaseEstimator):
                 theta_by=self.theta_by,
                 solver=self.solver,
                 accelerate=self.accelerate,
-                block_size=self.block_size,
+                block_size=design.group_labels(self.block_size, data.feature_names, data.p),
                 tol=self.tol,
                 max_iter=self.max_iter,
                 n_jobs=self.n_jobs,

@@ -113,12 +113,17 @@ class Tridiagonal:
     @cached_property
     def extremes(self) -> tuple[float, float]:
         """Smallest and largest eigenvalue alone, by bisection."""
-        ends = (
-            scipy.linalg.eigvalsh_tridiagonal(self.diag, self.off, select="i", select_range=(k, k))[0]
-            for k in (0, self.diag.size - 1)
-        )
-        smallest, largest = map(float, ends)
-        return smallest, largest
+        last = self.diag.size - 1
+        if last == 0:
+            return float(self.diag[0]), float(self.diag[0])
+        try:
+            ends = [
+                scipy.linalg.eigvalsh_tridiagonal(self.diag, self.off, select="i", select_range=(k, k))[0]
+                for k in (0, last)
+            ]
+        except np.linalg.LinAlgError:  # LAPACK's bisection gives up where all eigenvalues are equal: then all of them
+            ends = list(scipy.linalg.eigvalsh_tridiagonal(self.diag, self.off))
+        return float(ends[0]), float(ends[-1])
 
     def largest(self) -> float:
         """The largest alone."""
@@ -181,6 +186,8 @@ class Tridiagonal:
 
     def inverse(self, B: Array) -> Array:
         """T⁻¹ B, T regular."""
+        if self.diag.size == 1:
+            return B / self.diag
         band = np.vstack([self.diag, np.append(self.off, 0.0)])
         return np.asarray(scipy.linalg.solveh_banded(band, B, lower=True, check_finite=False))
 

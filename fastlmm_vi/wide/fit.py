@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from .blocks import factorise
 from .design import Design
 from .estimate import Estimate, centre_intercept, to_fit
 from .rotated import Rotated
-from .spectrum import Spectrum, check_finite
+from .spectrum import Spectrum, check_size
 from .storage import PRECISIONS
 
 METHODS = ("newton", "em", "mfvi")
@@ -66,7 +67,7 @@ def fit(
                 design, spectrum, trace=method == "em" or (method == "mfvi" and not accelerate), jobs=n_threads
             )
     else:
-        check_finite(float(design.features.column_sq_norms().sum()))
+        check_size(float(design.features.column_sq_norms().sum()), design.features)
     start = time.perf_counter()
     report(method, 0, np.nan)
     # What follows are many small products: threads would wait for each other longer than they work.
@@ -91,7 +92,26 @@ def fit(
         timings[method] = time.perf_counter() - start
         result = centre_intercept(to_fit(design, basis, estimate, loglik, timings, n_threads), design)
     _warn(result, estimate)
+    if spectrum is not None and basis is not None and spectrum.features.single_gram:
+        result = _with_rounding(result, spectrum, basis)
     return result
+
+
+def _with_rounding(result: Fit, spectrum: Spectrum, basis: Basis) -> Fit:
+    """Say how far single precision in X Xᵀ may move the log-likelihood, and warn where that is visible.
+
+    To first order by n γ ‖ΔK‖, ‖ΔK‖ about 1e-6 λ_max; γ is taken where K and the noise are of one size.
+    """
+    mean = basis.explained / (basis.n - basis.c)
+    bound = 1e-6 * basis.n * spectrum.factor.largest() / mean if mean > 0.0 else 0.0
+    note = f"X Xᵀ in single precision: rounding may move the log-likelihood by up to {bound:.1g}, usually far less."
+    if bound > 1.0:
+        note = (
+            f"X Xᵀ in single precision: its largest direction drowns the others in rounding (the log-likelihood may be off "
+            f"by {bound:.1g}). Centre the columns of X (standardize=True), or use precision='float64'."
+        )
+        warnings.warn(note, FitWarning, stacklevel=4)
+    return replace(result, notes=(*result.notes, note))
 
 
 def _estimate(

@@ -75,6 +75,8 @@ class _OneStage:
 def in_one_stage(A: Array) -> tuple[Array, Array, Reflections]:
     """`tridiagonal` by LAPACK's dsytrd."""
     m = len(A)
+    if m == 1:  # LAPACK's wrapper has no place for an off-diagonal of length 0
+        return A.diagonal().copy(), np.empty(0), _OneStage(np.empty((1, 0)), np.empty(0))
     # scipy's own default workspace reduces one column at a time, at half the speed. One thread: with more, each of the m
     # matrix–vector products waits for the slowest of them (seconds instead of 40 ms where another program runs).
     with threads.limit(1):

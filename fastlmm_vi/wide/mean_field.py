@@ -132,7 +132,7 @@ def fit_sweeps(
     elif fixed is None:
         notes = ("Log-likelihood, gap and standard errors are NaN: X is too large for the spectrum they need.",)
         status = Status.ZERO_SIGMA2_BETA if s.sigma2_beta == 0.0 else Status.CONVERGED
-    if not run.converged and status is not Status.ZERO_SIGMA2_E:
+    if not run.converged and (fixed is not None or status is not Status.ZERO_SIGMA2_E):
         status = Status.NOT_CONVERGED
         notes = (f"The ELBO's largest scaled gradient is {run.gradient:.3g} (wanted: {tol:.3g}).", *notes)
     return Estimate(

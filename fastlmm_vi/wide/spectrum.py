@@ -119,7 +119,8 @@ class Spectrum:
         """xᵀ (I + γ XᵀX)⁻¹ x for every row x of `X` (k, p): Var(xᵀβ | y) / σ²_β, (k,)."""
         if self.row_side:
             C = self.features.matvec(X.T)
-            return np.einsum("ij,ij->i", X, X) - gamma * np.einsum("ij,ij->j", C, self.factor.solve(gamma, C))
+            rest = np.einsum("ij,ij->i", X, X) - gamma * np.einsum("ij,ij->j", C, self.factor.solve(gamma, C))
+            return np.maximum(rest, 0.0)  # a difference: rounding may leave less than nothing
         return np.einsum("ij,ji->i", X, self.factor.solve(gamma, X.T))
 
     def variances(self, gamma: float, block: int = 1024) -> Array:
@@ -131,7 +132,7 @@ class Spectrum:
         out = np.empty(p)
         for start in range(0, p, block):
             part = self.features.columns(start, min(p, start + block)).T @ half
-            out[start : start + block] = 1.0 - gamma * np.einsum("ij,ij->i", part, part)
+            out[start : start + block] = np.maximum(1.0 - gamma * np.einsum("ij,ij->i", part, part), 0.0)
         return out
 
 
@@ -145,17 +146,25 @@ def checked_gram(features: FeatureMatrix, jobs: int = 1) -> Array:
     """
     gram = features.gram(jobs)
     trace = float(gram.trace())
-    check_finite(trace)
+    check_size(trace, features)
     if trace == 0.0 and features.columns(0, features.shape[1]).any():
         raise DataError("X is so small that its squares are no numbers (below 1e-300): rescale X.")
     return gram
 
 
-def check_finite(sum_of_squares: float) -> None:
-    """Raise DataError where ‖X‖² is no number: X has NaN or infinity, or its squares overflow."""
+def check_size(sum_of_squares: float, features: FeatureMatrix) -> None:
+    """Raise DataError where ‖X‖² is no number, or so large or small that products of it are none."""
     if not np.isfinite(sum_of_squares):
         raise DataError(
             "X contains NaN or infinity, or numbers whose squares overflow: impute missing values, or rescale X."
+        )
+    n, p = features.shape
+    size = np.sqrt(sum_of_squares / (n * p))
+    smallest, largest = features.range
+    if size > 0.0 and not smallest < size < largest:
+        raise DataError(
+            f"X is of size {size:.1g} (root mean square), outside {smallest:.0e} … {largest:.0e}, where its products are "
+            "numbers in this precision: rescale X."
         )
 
 

@@ -11,6 +11,7 @@ from llvmlite.binding import get_host_cpu_features
 from numpy.typing import NDArray
 from scipy.linalg.blas import dsyrk, ssyrk
 
+from ..errors import DataError
 from ..result import Array
 
 
@@ -30,9 +31,16 @@ class FeatureMatrix(Protocol):
         """Lower triangle of the smaller of X Xᵀ (n, n) and XᵀX (p, p), columns contiguous; the caller may overwrite it."""
         ...
 
+    single_gram: bool  # whether the Gram matrix is multiplied in float32
+
     @property
     def rounding(self) -> float:
         """What is nothing but rounding in an eigenvalue of the Gram matrix, relative to the largest."""
+        ...
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Sizes of X between which squares of sums of squares are numbers in its precision."""
         ...
 
     def matvec(self, b: Array) -> Array:
@@ -48,7 +56,7 @@ class FeatureMatrix(Protocol):
         ...
 
     def same(self, other: "FeatureMatrix") -> bool:
-        """Whether `other` holds the same features: the same memory, or else columns of the same norms."""
+        """Whether `other` holds the same features: the same memory, or else rows and columns that look the same."""
         ...
 
     def subset(self, indices: NDArray[np.intp]) -> "FeatureMatrix":
@@ -61,6 +69,7 @@ class FeatureMatrix(Protocol):
 
 
 PRECISIONS = ("float64", "float32-gram", "float32")
+SINGLE_RANGE, DOUBLE_RANGE = (1e-15, 1e15), (1e-60, 1e60)  # sizes of X whose products are numbers, with room
 IN_CACHE = 262_144  # bytes of C-ordered columns copied at a time
 
 
@@ -89,7 +98,12 @@ class DenseFeatures:
         if precision not in PRECISIONS:
             raise ValueError(f"precision={precision!r} is not known: choose one of {', '.join(map(repr, PRECISIONS))}.")
         dtype = np.float32 if precision == "float32" else np.float64
-        return cls(np.asarray(X, dtype=dtype), single_gram=precision == "float32-gram")
+        X = np.asarray(X)
+        if precision == "float32" and X.size:
+            peak = max(float(X.max()), -float(X.min()))
+            if not (peak == 0.0 or SINGLE_RANGE[0] < peak < SINGLE_RANGE[1] or np.isnan(peak)):
+                raise DataError(f"X reaches {peak:.1g} in size, beyond what float32 can square: rescale X.")
+        return cls(X.astype(dtype, copy=False), single_gram=precision == "float32-gram")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -142,6 +156,11 @@ class DenseFeatures:
             return float(np.sqrt(gram_kernels.DEPTH) * np.finfo(np.float32).eps)
         return float(max(self.shape) * np.finfo(np.float64).eps)
 
+    @property
+    def range(self) -> tuple[float, float]:
+        """Sizes of X between which squares of sums of squares are numbers in its precision."""
+        return SINGLE_RANGE if self.single_gram else DOUBLE_RANGE
+
     def matvec(self, b: Array) -> Array:
         """X b."""
         return (self.X @ b.astype(self.X.dtype, copy=False)).astype(np.float64, copy=False)
@@ -155,12 +174,16 @@ class DenseFeatures:
         return self.X[:, start:stop]
 
     def same(self, other: FeatureMatrix) -> bool:
-        """Whether `other` holds the same features: the same memory, or else columns of the same norms."""
+        """Whether `other` holds the same features: the same memory, or else rows and columns that look the same."""
         if self.shape != other.shape:
             return False
         if isinstance(other, DenseFeatures) and self.X.__array_interface__ == other.X.__array_interface__:
             return True
-        return np.allclose(self.column_sq_norms(), other.column_sq_norms(), rtol=1e-10, atol=0.0)
+        if not np.allclose(self.column_sq_norms(), other.column_sq_norms(), rtol=1e-10, atol=0.0):
+            return False
+        wave = np.cos(np.arange(self.shape[1]))  # one number per row: the same rows in another order are another X
+        mine, theirs = self.matvec(wave), other.matvec(wave)
+        return bool(np.abs(mine - theirs).max() <= 1e-6 * np.abs(mine).max())
 
     def subset(self, indices: NDArray[np.intp]) -> "DenseFeatures":
         """These columns: a view where they are neighbours, else a copy."""
