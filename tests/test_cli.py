@@ -112,20 +112,23 @@ def test_reproduce_on_a_file(small):
 
 
 @pytest.mark.parametrize(
-    "options",
-    [["--reml"], ["--method", "em"], ["--method", "mfvi"], ["--method", "mfvi", "--solver", "sweep"]],
-    ids=str,
+    ("options", "settings"),
+    [
+        ("--reml", {"reml": True}),
+        ("--reml --precision float32-gram --n-jobs 2", {"reml": True, "precision": "float32-gram"}),
+        ("--method em", {"method": "em"}),
+        ("--method mfvi", {"method": "mfvi"}),
+        ("--method mfvi --solver sweep", {"method": "mfvi", "solver": "sweep"}),
+        ("--method mfvi --block-size 7", {"method": "mfvi", "block_size": 7}),
+    ],
 )
-def test_fit(small, options):
+def test_fit(small, options, settings):
     folder, data = small
-    done = cli("fit", "small.txt", *options, "--out", "fit", cwd=folder)
+    done = cli("fit", "small.txt", *options.split(), "--out", "fit", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "Fixed effects" in done.stdout
-    (name, fit), *_ = json.loads((folder / "fit" / "estimates.json").read_text())["fits"].items()
-    settings = {"reml": {"reml": True}, "em": {"method": "em"}}.get(name, {"method": "mfvi", "solver": options[-1]})
-    if settings.get("solver") == "mfvi":
-        settings["solver"] = "auto"
+    (fit,) = json.loads((folder / "fit" / "estimates.json").read_text())["fits"].values()
     import warnings
 
     with warnings.catch_warnings():

@@ -169,6 +169,8 @@ def test_a_spectrum_of_the_same_rows_in_another_order_is_refused():
     with pytest.raises(DataError, match="another X"):
         WideLMM(reml=True).fit(X[order], y[order], spectrum=Spectrum.of(X))
     WideLMM(reml=True).fit(X.copy(), y, spectrum=Spectrum.of(X))
+    with pytest.raises(DataError, match="in another precision"):
+        WideLMM(reml=True).fit(X, y, spectrum=Spectrum.of(X, precision="float32-gram"))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -174,8 +174,11 @@ class DenseFeatures:
         return self.X[:, start:stop]
 
     def same(self, other: FeatureMatrix) -> bool:
-        """Whether `other` holds the same features: the same memory, or else rows and columns that look the same."""
-        if self.shape != other.shape:
+        """Whether `other` holds the same features: the same memory, or else rows and columns that look the same.
+
+        Features in single precision do not stand for others in double.
+        """
+        if self.shape != other.shape or (self.single_gram and not other.single_gram):
             return False
         if isinstance(other, DenseFeatures) and self.X.__array_interface__ == other.X.__array_interface__:
             return True
