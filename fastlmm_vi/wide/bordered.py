@@ -16,14 +16,13 @@ from typing import Self
 import numpy as np
 import scipy.linalg
 from fastlmm_vi_kernels import tridiagonal as kernels
+from fastlmm_vi_kernels.spectral import LOG_2PI
 from scipy.linalg.lapack import dgeqrf
 
 from ..result import Array
 from .basis import Criterion, Effects, Point
 from .factor import Eigenvectors, Tridiagonal
 from .householder import apply_reflectors, reflect_both_sides
-
-LOG_2PI = math.log(2.0 * math.pi)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,12 +71,11 @@ class Bordered:
         return self.tri.extremes
 
     @cached_property
-    def _limit(self) -> tuple[Array, Array]:
-        """T⁻¹ C, and the Schur complement K₁₁ − Cᵀ T⁻¹ C, its null directions exactly 0."""
+    def _limit(self) -> tuple[Array, Array, Array]:
+        """G = T⁻¹ C; eigenvalues (those of null directions exactly 0) and eigenvectors of S_∞ = K₁₁ − Cᵀ G."""
         G = self.tri.inverse(self.C)
         values, vectors = np.linalg.eigh(self.K11 - self.C.T @ G)
-        values = np.where(values > self.rounding * self.largest(), values, 0.0)
-        return G, (vectors * values) @ vectors.T
+        return G, np.where(values > self.rounding * self.largest(), values, 0.0), vectors
 
     @property
     def ambiguous(self) -> bool:
@@ -85,16 +83,14 @@ class Bordered:
         smallest, largest = self.extremes
         if smallest <= self.rounding * self.largest():
             return True
-        if self.c == 0:
-            return False
-        values = np.linalg.eigvalsh(self._limit[1])
+        values = self._limit[1]
         doubt = self.rounding * largest / smallest * float(np.trace(self.K11))
-        return bool(((values > self.rounding * self.largest()) & (values < doubt)).any())
+        return bool(((values > 0.0) & (values < doubt)).any())
 
     @property
     def nullity(self) -> int:
         """Dimension of the null space of K: all of it reached by the covariates, as T is regular."""
-        return int((np.linalg.eigvalsh(self._limit[1]) <= self.rounding * self.largest()).sum()) if self.c else 0
+        return int((self._limit[1] == 0.0).sum())
 
     @property
     def covered(self) -> bool:
@@ -137,7 +133,7 @@ class Bordered:
         return bool(rest > most) if not least < rest <= most else self.at(criterion, gamma).slope > 0.0
 
     def effects(self, gamma: float) -> Effects:
-        """A = −γ y₁ U₁ᵀ and A⁻¹ = S: no least squares is left to solve."""
+        """No least squares is left to solve: a = −γ y₁ U₁ᵀ and A⁻¹ = S."""
         *_, e, e1, _ = kernels.continued_fraction(gamma, self.tri.diag, self.tri.off)
         S, _, U = self._schur(gamma)
         a_slope = -self.y1 * self.tri.inner_solve(gamma, U)[0]
@@ -159,7 +155,7 @@ class Bordered:
 
     def logdet(self, gamma: float) -> float:
         """log|I + γK|."""
-        return self.tri.logdet(gamma) + (float(np.linalg.slogdet(self._schur(gamma)[0])[1]) if self.c else 0.0)
+        return self.tri.logdet(gamma) + float(np.linalg.slogdet(self._schur(gamma)[0])[1])
 
     def largest(self) -> float:
         """Not below the largest eigenvalue of K, and at most twice it."""
@@ -194,9 +190,9 @@ class Bordered:
         """
         found = self._latest.get(gamma)
         if found is None:
-            G, limit = self._limit
+            G, values, vectors = self._limit
             U = self.tri.inner_solve(gamma, self.C)
-            inner = limit + G.T @ U
+            inner = (vectors * values) @ vectors.T + G.T @ U
             found = np.eye(self.c) + gamma * inner, inner - gamma * U.T @ U, U
             self._latest.clear()
             self._latest[gamma] = found
@@ -221,8 +217,7 @@ class Bordered:
     @cached_property
     def _tail(self) -> tuple[Array, Array]:
         """Eigenvalues of S_∞, and the diagonal of I + GᵀG in its eigenvectors."""
-        G, limit = self._limit
-        values, vectors = np.linalg.eigh(limit)
+        G, values, vectors = self._limit
         return values, 1.0 + ((G @ vectors) ** 2).sum(axis=0)
 
     def _bounds_of_slope(self, gamma: float) -> tuple[float, float]:

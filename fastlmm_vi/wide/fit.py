@@ -18,7 +18,6 @@ from .design import Design
 from .estimate import Estimate, centre_intercept, to_fit
 from .rotated import Rotated
 from .spectrum import Spectrum, check_size
-from .storage import PRECISIONS
 
 METHODS = ("newton", "em", "mfvi")
 SOLVERS = ("auto", "sweep", "collapsed")
@@ -171,7 +170,7 @@ def _warn(result: Fit, estimate: Estimate) -> None:
 
 def check_options(options: dict[str, Any]) -> None:
     """Raise ValueError, naming the option and its choices, for anything a fit does not know or cannot combine."""
-    choices = {"method": METHODS, "solver": SOLVERS, "theta_by": THETA_BY, "precision": PRECISIONS}
+    choices = {"method": METHODS, "solver": SOLVERS, "theta_by": THETA_BY}
     for name, allowed in choices.items():
         if options[name] not in allowed:
             raise ValueError(f"{name}={options[name]!r} is not known: choose one of {', '.join(map(repr, allowed))}.")

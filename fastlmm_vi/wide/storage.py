@@ -14,6 +14,11 @@ from scipy.linalg.blas import dsyrk, ssyrk
 from ..errors import DataError
 from ..result import Array
 
+PRECISIONS = ("float64", "float32-gram", "float32")
+SINGLE_RANGE, DOUBLE_RANGE = (1e-15, 1e15), (1e-60, 1e60)  # sizes of X whose products are numbers, with room
+IN_CACHE = 262_144  # bytes of C-ordered columns copied at a time
+WIDE_MULTIPLY_ADD = all(get_host_cpu_features().get(name, False) for name in ("avx2", "fma"))
+
 
 class FeatureMatrix(Protocol):
     """The questions every storage of X (n, p) answers; methods know nothing else of it."""
@@ -66,14 +71,6 @@ class FeatureMatrix(Protocol):
     def sweep(self, gamma: float, mean: Array, residual: Array) -> float:
         """One coordinate sweep over all columns, in place; see `fastlmm_vi_kernels.sweep.sweep`."""
         ...
-
-
-PRECISIONS = ("float64", "float32-gram", "float32")
-SINGLE_RANGE, DOUBLE_RANGE = (1e-15, 1e15), (1e-60, 1e60)  # sizes of X whose products are numbers, with room
-IN_CACHE = 262_144  # bytes of C-ordered columns copied at a time
-
-
-WIDE_MULTIPLY_ADD = all(get_host_cpu_features().get(name, False) for name in ("avx2", "fma"))
 
 
 class DenseFeatures:
