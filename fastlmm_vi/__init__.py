@@ -1,7 +1,8 @@
 """Linear mixed models that are wide, fast and honest about their uncertainty.
 
 `WideLMM` fits y = Zω + Xβ + e, β ~ N(0, σ²_β I), e ~ N(0, σ²_e I): covariates Z with fixed effects ω, wide features X
-with random effects β. `compare` sets fits side by side, `datasets` holds the data, `plot_*` draw. The names below are
+with random effects β. `lmm` fits y = Xβ + Σ Z_l b_l + ε from an lme4 formula. `compare` sets fits side by side,
+`datasets` holds the data, `plot_*` draw. The names below are
 imported on first use, so that `import fastlmm_vi` itself costs nothing.
 """
 
@@ -16,7 +17,12 @@ if TYPE_CHECKING:
     from . import datasets
     from .comparison import compare
     from .compilation import warmup
-    from .errors import ConvergenceWarning, DataError, FitWarning, UnboundedLikelihoodError
+    from .errors import ConvergenceWarning, DataError, FitWarning, FormulaError, UnboundedLikelihoodError
+    from .grouped.cross_products import CrossProducts
+    from .grouped.lrt import lrt
+    from .grouped.model import lmm
+    from .grouped.plots import plot_caterpillar, plot_profile, plot_residuals
+    from .grouped.result import MixedFit
     from .plots import plot_compare, plot_gap, plot_omega, plot_trace, plot_variance_path, plot_variances
     from .result import Fit, Status, Trace, load
     from .wide.estimator import WideLMM
@@ -25,6 +31,13 @@ if TYPE_CHECKING:
 _HOMES = {
     "WideLMM": ".wide.estimator",
     "Spectrum": ".wide.spectrum",
+    "lmm": ".grouped.model",
+    "MixedFit": ".grouped.result",
+    "CrossProducts": ".grouped.cross_products",
+    "lrt": ".grouped.lrt",
+    "plot_caterpillar": ".grouped.plots",
+    "plot_profile": ".grouped.plots",
+    "plot_residuals": ".grouped.plots",
     "Fit": ".result",
     "Status": ".result",
     "Trace": ".result",
@@ -40,6 +53,7 @@ _HOMES = {
     "ConvergenceWarning": ".errors",
     "FitWarning": ".errors",
     "DataError": ".errors",
+    "FormulaError": ".errors",
     "UnboundedLikelihoodError": ".errors",
 }
 _MODULES = {"datasets": ".datasets", "kernels": "fastlmm_vi_kernels"}
@@ -47,6 +61,10 @@ _MODULES = {"datasets": ".datasets", "kernels": "fastlmm_vi_kernels"}
 __all__ = [  # noqa: RUF022 - in reading order
     "WideLMM",
     "Spectrum",
+    "lmm",
+    "MixedFit",
+    "CrossProducts",
+    "lrt",
     "Fit",
     "Status",
     "Trace",
@@ -59,9 +77,13 @@ __all__ = [  # noqa: RUF022 - in reading order
     "plot_gap",
     "plot_variance_path",
     "plot_variances",
+    "plot_caterpillar",
+    "plot_residuals",
+    "plot_profile",
     "ConvergenceWarning",
     "FitWarning",
     "DataError",
+    "FormulaError",
     "UnboundedLikelihoodError",
     "datasets",
     "kernels",

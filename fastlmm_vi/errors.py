@@ -7,6 +7,10 @@ class DataError(ValueError):
     """The data cannot be used as given; the message names the argument or the place in the file, and the cure."""
 
 
+class FormulaError(ValueError):
+    """The formula is not one of lme4's language; the message quotes the place and says what to write instead."""
+
+
 class UnboundedLikelihoodError(ValueError):
     """The criterion grows without end as σ²_e goes to 0 and has no interior maximum that could be returned."""
 

@@ -5,13 +5,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from .canvas import COLORS, new_axes, with_data
 from .comparison import as_fit, default_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-# Okabe–Ito: tells apart for all readers.
-COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 
 
 def plot_trace(*fits: object, names: list[str] | None = None, optimum: float | None = None, ax: Any = None) -> "Axes":
@@ -34,7 +32,7 @@ def plot_trace(*fits: object, names: list[str] | None = None, optimum: float | N
     >>> list(ax.fastlmm_vi_data.columns)
     ['fit', 'iteration', 'loglik', 'elbo', 'gap']
     """
-    ax = _axes(ax)
+    ax = new_axes(ax)
     tables = []
     for color, (name, fit) in zip(_colors(), _named(fits, names), strict=False):
         table = fit.trace.to_frame()[["iteration", "loglik", "elbo", "gap"]]
@@ -51,7 +49,7 @@ def plot_trace(*fits: object, names: list[str] | None = None, optimum: float | N
     ax.set_ylabel("log-likelihood, ELBO" if data["elbo"].notna().any() else "log-likelihood")
     _focus(ax, data)
     ax.legend(frameon=False, fontsize="small", loc="lower right")
-    return _with_data(ax, data)
+    return with_data(ax, data)
 
 
 def plot_gap(*fits: object, names: list[str] | None = None, ax: Any = None) -> "Axes":
@@ -64,7 +62,7 @@ def plot_gap(*fits: object, names: list[str] | None = None, ax: Any = None) -> "
     names : list of str, optional
     ax : matplotlib Axes, optional
     """
-    ax = _axes(ax)
+    ax = new_axes(ax)
     tables = []
     for color, (name, fit) in zip(_colors(), _named(fits, names), strict=False):
         if fit.elbo is None:
@@ -78,7 +76,7 @@ def plot_gap(*fits: object, names: list[str] | None = None, ax: Any = None) -> "
         ax.set_yscale("log")
     ax.set_ylabel("gap = KL(q ‖ posterior), nats")
     ax.legend(frameon=False, fontsize="small")
-    return _with_data(ax, data)
+    return with_data(ax, data)
 
 
 def plot_variance_path(*fits: object, names: list[str] | None = None, ax: Any = None) -> "Axes":
@@ -90,7 +88,7 @@ def plot_variance_path(*fits: object, names: list[str] | None = None, ax: Any = 
     names : list of str, optional
     ax : matplotlib Axes, optional
     """
-    ax = _axes(ax)
+    ax = new_axes(ax)
     tables = []
     for color, (name, fit) in zip(_colors(), _named(fits, names), strict=False):
         table = fit.trace.to_frame()[["iteration", "sigma2_beta", "sigma2_e"]].assign(fit=name)
@@ -102,7 +100,7 @@ def plot_variance_path(*fits: object, names: list[str] | None = None, ax: Any = 
     _iterations(ax, data)
     ax.set_ylabel("variance")
     ax.legend(frameon=False, fontsize="small")
-    return _with_data(ax, data)
+    return with_data(ax, data)
 
 
 def plot_omega(*fits: object, names: list[str] | None = None, level: float = 0.95, ax: Any = None) -> "Axes":
@@ -117,7 +115,7 @@ def plot_omega(*fits: object, names: list[str] | None = None, level: float = 0.9
     """
     from scipy.stats import norm
 
-    ax = _axes(ax)
+    ax = new_axes(ax)
     z = norm.ppf(0.5 + level / 2)
     named = _named(fits, names)
     tables = []
@@ -136,7 +134,7 @@ def plot_omega(*fits: object, names: list[str] | None = None, level: float = 0.9
     ax.set_ylabel(f"fixed effect, {level:.0%} interval")
     ax.margins(y=0.15)
     ax.legend(frameon=False, fontsize="small", loc="upper left", ncols=len(named))
-    return _with_data(ax, data)
+    return with_data(ax, data)
 
 
 def plot_compare(fit_a: object, fit_b: object, names: list[str] | None = None, ax: Any = None) -> "Axes":
@@ -149,7 +147,7 @@ def plot_compare(fit_a: object, fit_b: object, names: list[str] | None = None, a
     names : list of str, optional
     ax : matplotlib Axes, optional
     """
-    ax = _axes(ax)
+    ax = new_axes(ax)
     (name_a, a), (name_b, b) = _named((fit_a, fit_b), names)
     data = pd.DataFrame({"a": a.beta_mean, "b": b.beta_mean})
     ax.scatter(data["a"], data["b"], s=3, alpha=0.4, color=COLORS[0], linewidths=0, rasterized=True)
@@ -161,7 +159,7 @@ def plot_compare(fit_a: object, fit_b: object, names: list[str] | None = None, a
         rmse = np.sqrt(((data["a"] - data["b"]) ** 2).mean())
         text = f"correlation {np.corrcoef(a.beta_mean, b.beta_mean)[0, 1]:.6f}\nRMSE {rmse:.3g}"
         ax.text(0.05, 0.95, text, transform=ax.transAxes, va="top", fontsize="small")
-    return _with_data(ax, data.set_axis([name_a, name_b], axis=1))
+    return with_data(ax, data.set_axis([name_a, name_b], axis=1))
 
 
 def plot_variances(fit_a: object, fit_b: object, names: list[str] | None = None, ax: Any = None) -> "Axes":
@@ -173,7 +171,7 @@ def plot_variances(fit_a: object, fit_b: object, names: list[str] | None = None,
     names : list of str, optional
     ax : matplotlib Axes, optional
     """
-    ax = _axes(ax)
+    ax = new_axes(ax)
     (name_a, a), (name_b, b) = _named((fit_a, fit_b), names)
     if not a.beta_var.all():
         raise ValueError(f"{name_a} has Var(β_j) = 0 (σ²_β = 0): no ratio to it exists.")
@@ -184,17 +182,7 @@ def plot_variances(fit_a: object, fit_b: object, names: list[str] | None = None,
     ax.set_xlabel(f"Var($\\beta_j$), {name_b} / {name_a}")
     ax.set_ylabel("features")
     ax.legend(frameon=False, fontsize="small")
-    return _with_data(ax, pd.DataFrame({"ratio": ratio}))
-
-
-def _axes(ax: Any) -> Any:
-    if ax is not None:
-        return ax
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError('Plots need matplotlib: pip install "fastlmm_vi[plot]".') from error
-    return plt.subplots(layout="constrained")[1]
+    return with_data(ax, pd.DataFrame({"ratio": ratio}))
 
 
 def _named(fits: tuple[object, ...], names: list[str] | None) -> list[tuple[str, Any]]:
@@ -229,8 +217,3 @@ def _focus(ax: Any, data: pd.DataFrame) -> None:
     height = max(float(np.ptp(values)), 1e-6)
     ax.set_ylim(values.min() - 0.05 * height, values.max() + 0.1 * height)
     ax.ticklabel_format(axis="y", useOffset=False)
-
-
-def _with_data(ax: Any, data: pd.DataFrame) -> Any:
-    ax.fastlmm_vi_data = data
-    return ax

@@ -27,6 +27,7 @@ class Status(Enum):
     UNBOUNDED = "unbounded"
     SHRUNK = "shrunk"
     SHRUNK_TO_ZERO = "shrunk_to_zero"
+    SINGULAR = "singular"
     NOT_CONVERGED = "not_converged"
 
     @property
@@ -59,6 +60,10 @@ _ADVICE = {
     Status.SHRUNK_TO_ZERO: (
         "Boundary: the ELBO is highest at σ²_β = 0 although the likelihood is not: mean field has lost the signal. "
         'Use theta_by="loglik" (mean field for β only) or an exact method.'
+    ),
+    Status.SINGULAR: (
+        "Boundary (singular fit): the criterion is highest where a variance of random effects is exactly 0 or a correlation "
+        "exactly ±1; the data hold no sign of that part of the model, and a simpler term would fit as well."
     ),
     Status.NOT_CONVERGED: "Not converged: stopped before the optimum. Raise max_iter.",
 }

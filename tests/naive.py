@@ -173,3 +173,54 @@ def contrasts(y, Z, X):
     U, _, _ = np.linalg.svd(Z, full_matrices=True)
     A = U[:, Z.shape[1] :]
     return A.T @ X, A.T @ y
+
+
+class Grouped:
+    """y = Xβ + Σ Z_l u_l + ε with N × N matrices; G_l is the covariance of u_l over σ², ε_i has variance σ² / w_i."""
+
+    def __init__(self, y, X, Z, G, weights):
+        self.y, self.X, self.n, self.p = y, X, *X.shape
+        self.Z, self.G = np.hstack(Z), _block_diagonal(G)
+        self.V = self.Z @ self.G @ self.Z.T + np.diag(1.0 / weights)
+        self.Vi = inv(self.V)
+        self.XtViX = X.T @ self.Vi @ X
+        self.beta = inv(self.XtViX) @ X.T @ self.Vi @ y
+        self.residual = y - X @ self.beta
+
+    def deviance(self, reml):
+        """−2 × the (restricted) log-likelihood, β and σ² at their optimum."""
+        free = self.n - self.p if reml else self.n
+        value = slogdet(self.V)[1] + (slogdet(self.XtViX)[1] if reml else 0.0)
+        return value + free * (1.0 + np.log(2 * np.pi * self.sigma2(reml)))
+
+    def sigma2(self, reml):
+        """Its optimum."""
+        return self.residual @ self.Vi @ self.residual / (self.n - self.p if reml else self.n)
+
+    def effects(self):
+        """E[u | y] = G Zᵀ V⁻¹ (y − Xβ̂)."""
+        return self.G @ self.Z.T @ self.Vi @ self.residual
+
+    def effects_cov(self, reml):
+        """Var(u | y, β) = σ² (G − G Zᵀ V⁻¹ Z G)."""
+        GZ = self.G @ self.Z.T
+        return self.sigma2(reml) * (self.G - GZ @ self.Vi @ GZ.T)
+
+    def joint_cov(self, reml):
+        """Covariance of (β̂ − β, û − u): û − u = (GZᵀV⁻¹)(y − Xβ̂) − u."""
+        GZVi = self.G @ self.Z.T @ self.Vi
+        to_beta = inv(self.XtViX) @ self.X.T @ self.Vi
+        of_y = np.vstack([to_beta, GZVi @ (np.eye(self.n) - self.X @ to_beta)])
+        of_u = np.vstack([np.zeros((self.p, len(self.G))), np.eye(len(self.G))])
+        cov_yu = self.Z @ self.G
+        cross = of_y @ cov_yu @ of_u.T
+        return self.sigma2(reml) * (of_y @ self.V @ of_y.T - cross - cross.T + of_u @ self.G @ of_u.T)
+
+
+def _block_diagonal(blocks):
+    size = sum(len(block) for block in blocks)
+    out, at = np.zeros((size, size)), 0
+    for block in blocks:
+        out[at : at + len(block), at : at + len(block)] = block
+        at += len(block)
+    return out

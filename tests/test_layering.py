@@ -13,8 +13,23 @@ PACKAGE = sorted((ROOT / "fastlmm_vi").rglob("*.py"))
 
 # A module may import modules of strictly lower rank only.
 RANKS = [
-    {"errors", "summary", "threads", "progress"},
+    {"errors", "summary", "threads", "progress", "canvas"},
     {"result", "tables"},
+    {"grouped.expression", "grouped.factor"},
+    {"grouped.functions", "grouped.columns"},
+    {"grouped.term_list"},
+    {"grouped.formula", "grouped.coding"},
+    {"grouped.variables"},
+    {"grouped.design"},
+    {"grouped.model_frame"},
+    {"grouped.blocks", "grouped.standard", "grouped.trust_region"},
+    {"grouped.cross_products"},
+    {"grouped.likelihood"},
+    {"grouped.solution", "grouped.reml"},
+    {"grouped.uncertainty", "grouped.parameters"},
+    {"grouped.prediction", "grouped.summary", "grouped.resampling", "grouped.profiling"},
+    {"grouped.result"},
+    {"grouped.model", "grouped.lrt", "grouped.plots"},
     {"comparison", "datasets", "wide.storage"},
     {"plots", "wide.design", "wide.basis", "wide.blas"},
     {"wide.householder"},
@@ -69,8 +84,8 @@ def in_package(path):
 @pytest.mark.parametrize("path", KERNELS, ids=lambda p: p.name)
 def test_kernels_are_leaves(path):
     compiler = {"numba.core", "numba.core.datamodel", "numba.extending", "llvmlite"}  # words numba lacks, in LLVM's
-    allowed = {"numpy", "numba", "math", *compiler}
-    allowed |= {"collections.abc", "typing"} if path.name == "jit.py" else set()
+    allowed = {"numpy", "numba", "math", "typing", *compiler}
+    allowed |= {"collections.abc"} if path.name == "jit.py" else set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level:
             assert node.module == "jit"
@@ -99,7 +114,14 @@ def test_layers_look_down(path):
 def test_no_ground_floor_module_knows_a_wing(name):
     modules = [module for module, _ in imports(ROOT / "fastlmm_vi" / f"{name}.py")]
     assert modules
-    assert not any("wide" in module.split(".") for module in modules)
+    assert not any({"wide", "grouped"} & set(module.split(".")) for module in modules)
+
+
+def test_the_wings_do_not_know_each_other():
+    for here, there in (("wide", "grouped"), ("grouped", "wide")):
+        paths = sorted((ROOT / "fastlmm_vi" / here).glob("*.py"))
+        assert paths
+        assert not any(there in module.split(".") for path in paths for module, _ in imports(path))
 
 
 @pytest.mark.parametrize(

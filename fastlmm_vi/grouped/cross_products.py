@@ -1,0 +1,88 @@
+"""The one expensive object of the grouped model: Zᵀ[Z X y] and [X y]ᵀ[X y] in blocks of groups."""
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from fastlmm_vi_kernels.blocks import Pattern, Products
+
+from ..errors import DataError, FitWarning
+from . import blocks
+from .blocks import Group
+from .model_frame import GroupedDesign
+from .standard import StandardTerm, StandardX, standard_term, standard_x
+
+LARGE = 1e9  # bytes that are worth a warning before they are taken
+
+
+@dataclass(frozen=True, eq=False)
+class CrossProducts:
+    """Everything that a method asks of the data: nothing after it costs anything in N.
+
+    Attributes
+    ----------
+    design : GroupedDesign
+        What it was made from.
+    fixed : StandardX
+        X and y as they enter the products: centred, weighted, X orthonormal, y the residual of least squares.
+    terms : tuple of StandardTerm
+        Bases of the random effects, orthogonal within a term, in formula order.
+    groups : tuple of Group
+        Grouping factors in order of elimination: the first `pattern.leading` level by level, the rest together.
+    pattern, products
+        The blocks (`fastlmm_vi_kernels.blocks`).
+
+    Notes
+    -----
+    Time O(N (d + q)²). Memory: that of the pairs of levels which occur together and, for crossed factors, two dense
+    matrices whose side is the number of random effects of all factors that are not eliminated level by level.
+    """
+
+    design: GroupedDesign
+    fixed: StandardX
+    terms: tuple[StandardTerm, ...]
+    groups: tuple[Group, ...]
+    pattern: Pattern
+    products: Products
+
+    @classmethod
+    def of(cls, design: GroupedDesign) -> "CrossProducts":
+        """Make them in one pass over the data.
+
+        Raises
+        ------
+        DataError
+            If a term is degenerate, or crossed factors need more memory than the machine has.
+        """
+        fixed = standard_x(design)
+        terms = tuple(standard_term(term, design.weights) for term in design.terms)
+        groups, leading = blocks.order(_by_factor(design, terms))
+        _check_memory(groups[leading:])
+        return cls(design, fixed, terms, groups, *blocks.sums(groups, leading, np.column_stack([fixed.Q, fixed.y])))
+
+
+def _by_factor(design: GroupedDesign, terms: Sequence[StandardTerm]) -> list[Group]:
+    """Factors, with the bases of all their terms side by side."""
+    places: dict[str, list[int]] = {}
+    for k, term in enumerate(design.terms):
+        places.setdefault(term.factor.name, []).append(k)
+    return [
+        Group(design.terms[ks[0]].factor, tuple(ks), np.concatenate([terms[k].basis for k in ks], axis=1))
+        for ks in places.values()
+    ]
+
+
+def _check_memory(tail: Sequence[Group]) -> None:
+    """Say what the dense part will take, before it is taken."""
+    side = sum(group.levels * group.d for group in tail)
+    needed = 2.0 * 8.0 * side**2
+    if needed < LARGE:
+        return
+    names = ", ".join(group.factor.name for group in tail)
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else np.inf
+    text = f"The {side} random effects of the crossed factors {names} need {needed / 1e9:.1f} GB"
+    if needed > 0.8 * there:
+        raise DataError(f"{text}; this machine has {there / 1e9:.1f} GB. Drop a term, or use fewer levels.")
+    warnings.warn(f"{text} while the model is fitted.", FitWarning, stacklevel=2)

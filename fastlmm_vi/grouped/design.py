@@ -1,0 +1,155 @@
+"""What the grouped model is fitted to, and how new data are coded like it."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ..errors import DataError
+from ..result import Array
+from .coding import model_matrix
+from .columns import Columns, missing_rows
+from .expression import Expression, deparse
+from .factor import Codes, Factor, listed
+from .formula import Formula, parse
+from .variables import State, Variables, read
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """One random term (basis | factor), `/` and `||` expanded.
+
+    Attributes
+    ----------
+    factor : Factor
+        The groups; terms on the same grouping factor share the object.
+    basis : ndarray (N, d)
+        What the random effects of a group multiply, C order.
+    names : tuple of str (d,)
+        R's names of its columns: "(Intercept)", "Days", "Sexmale".
+    """
+
+    factor: Factor
+    basis: Array
+    names: tuple[str, ...]
+
+
+class NewTerm(NamedTuple):
+    """A random term on new rows: basis (m, d) and codes (m,) in the levels of the fit, −1 for a new group."""
+
+    basis: Array
+    codes: Codes
+
+
+@dataclass(frozen=True, eq=False)
+class NewRows:
+    """New data in the coding of a fit: X (m, p), offset (m,) or 0, the terms in the design's order, the rows' index."""
+
+    X: Array
+    offset: Array | float
+    terms: tuple[NewTerm, ...]
+    index: pd.Index
+
+
+@dataclass(frozen=True, eq=False)
+class GroupedDesign:
+    """Checked data of y = Xβ + Σ_l Z_l u_l + ε.
+
+    Attributes
+    ----------
+    formula : str
+    y, response : ndarray (N,), str
+        The response and its name as R deparses it: "Reaction", "log(rt)".
+    X, fixed_names : ndarray (N, p), tuple of str (p,)
+        The fixed part, C order, with treatment contrasts of all factors, ordered ones too, and R's names.
+    terms : tuple of Term
+        As in the formula.
+    offset, weights : ndarray (N,) or None
+    index : Index (N,)
+        Of the rows used.
+    n_missing : int
+        Rows left out because of missing values.
+    unused_levels : dict
+        Of every column used as a factor whose Categorical has levels that do not occur, how many; they are dropped.
+    """
+
+    formula: str
+    y: Array
+    response: str
+    X: Array
+    fixed_names: tuple[str, ...]
+    terms: tuple[Term, ...]
+    offset: Array | None
+    weights: Array | None
+    index: pd.Index
+    n_missing: int
+    unused_levels: dict[str, int]
+    _levels: Mapping[Expression, pd.Index | None] = field(repr=False)  # of each variable; None for numbers
+    _state: State = field(repr=False)
+
+    def rows(self, data: Any, *, random: bool = True) -> NewRows:
+        """Code new data as the fit was coded; neither the response nor weights are looked at.
+
+        Parameters
+        ----------
+        data : table
+            As for `build`.
+        random : bool, default True
+            False leaves the random terms out, and needs no columns of theirs.
+
+        Raises
+        ------
+        DataError
+            If a column is lacking, or of another kind than at the fit, has missing values, or a level of a fixed factor
+            that the fit did not have.
+        """
+        parsed = parse(self.formula)
+        terms = parsed.random if random else ()
+        variables_used = [*parsed.fixed.variables, *(tree for term in terms for tree in term.basis.variables)]
+        series, index = read(data, [*variables_used, *parsed.offsets, *(term.group for term in terms)])
+        _, missing = missing_rows(series)
+        if missing:
+            raise DataError(f"{missing}: fill them in, or leave those rows out.")
+        variables = Variables(Columns(series, index), self._state)
+        values = self._recoded(variables, variables_used)
+        X, _ = model_matrix(parsed.fixed, values, len(index))
+        new = []
+        for term, fitted in zip(terms, self.terms, strict=False):
+            basis, _ = model_matrix(term.basis, values, len(index))
+            new.append(NewTerm(basis, variables.group(term.group).recode(fitted.factor.levels)))
+        offset = offset_of(variables, parsed)
+        return NewRows(X, 0.0 if offset is None else offset, tuple(new), index)
+
+    def _recoded(self, variables: Variables, trees: Iterable[Expression]) -> dict[Expression, Array | Factor]:
+        """Variables on new data, factors in the levels of the fit."""
+        values: dict[Expression, Array | Factor] = {}
+        for tree in trees:
+            value, levels = variables.variable(tree), self._levels[tree]
+            if isinstance(value, Factor) != (levels is not None):
+                was, now = ("labels", "numbers") if levels is not None else ("numbers", "labels")
+                raise DataError(f"{deparse(tree)} holds {now} here and held {was} at the fit: convert the column.")
+            if isinstance(value, Factor) and levels is not None:
+                codes = value.recode(levels)
+                if (codes < 0).any():
+                    known = Factor(value.name, levels, codes).labels
+                    new = value.labels[value.codes[int((codes < 0).argmax())]]
+                    raise DataError(
+                        f"{deparse(tree)} has the level {new!r}, which the fit did not have: it has no coefficient. "
+                        f"Known are {listed(known, 20)}."
+                    )
+                value = Factor(value.name, levels, codes)
+            values[tree] = value
+        return values
+
+
+def offset_of(variables: Variables, parsed: Formula) -> Array | None:
+    """Return the sum of a formula's offsets, (n,), None where it has none."""
+    if not parsed.offsets:
+        return None
+    total = np.zeros(len(variables.columns.index))
+    for tree in parsed.offsets:
+        value: Any = variables.variable(tree)  # numbers (n,): offset() gives nothing else
+        total += value
+    return total

@@ -1,0 +1,183 @@
+"""The profiled deviance of the grouped model and its gradient, from cross products alone."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from fastlmm_vi_kernels import blocks as kernels
+from numpy.typing import NDArray
+from scipy.linalg.lapack import dpotrf, dpotri
+
+from ..result import Array
+from .cross_products import CrossProducts
+
+LOG_2PI = math.log(2.0 * math.pi)
+SMALL = 64  # rows of the tail below which the kernel's own loops beat LAPACK and its call
+
+
+class Evaluation(NamedTuple):
+    """The deviance −2ℓ at θ, in standard coordinates, and what it is made of."""
+
+    deviance: float
+    gradient: Array  # (k,)
+    logdet: float  # log|ΛᵀZᵀZΛ + I|, and of REML log|XᵀV⁻¹X| with it
+    squares: float  # r²(θ) = (y − Xβ̂)ᵀ V⁻¹ (y − Xβ̂)
+    of_logdet: Array  # their derivatives in all entries of all Λ_f, those that are not free too
+    of_squares: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Likelihood:
+    """−2 × the log-likelihood (or restricted log-likelihood) of θ, σ² and β profiled out.
+
+    θ holds the lower triangles of every term's relative Cholesky factor Λ, column by column, in standard coordinates and in
+    the order of `products.groups`. The deviance is an even function of every column of Λ: θ is free, no bound is needed.
+    After Bates et al. (Journal of Statistical Software 67(1), 2015, sections 3 and 4), with the gradient.
+
+    An evaluation overwrites workspace that the next one uses: not to be shared by threads.
+    """
+
+    data: CrossProducts
+    reml: bool
+
+    @cached_property
+    def free(self) -> NDArray[np.intp]:
+        """Where the entries of θ stand among those of all Λ_f."""
+        return np.concatenate([np.zeros(0, np.intp), *self.triangles])
+
+    @cached_property
+    def triangles(self) -> tuple[NDArray[np.intp], ...]:
+        """The same, term by term (`terms`)."""
+        found = []
+        for group, place in zip(self.data.groups, self.data.pattern.place, strict=False):
+            start = 0
+            for k in group.terms:
+                size = len(self.data.terms[k].M)
+                columns, rows = np.triu_indices(size)
+                found.append(place + (start + rows) * group.d + start + columns)
+                start += size
+        return tuple(found)
+
+    @property
+    def terms(self) -> tuple[int, ...]:
+        """Terms of the formula in the order of θ."""
+        return tuple(k for group in self.data.groups for k in group.terms)
+
+    def unpack(self, theta: Array) -> list[Array]:
+        """Λ of every term, in the order of θ."""
+        found, at = [], 0
+        for k in self.terms:
+            L = np.zeros_like(self.data.terms[k].M)
+            columns, rows = np.triu_indices(len(L))
+            L[rows, columns] = theta[at : at + rows.size]
+            found.append(L)
+            at += rows.size
+        return found
+
+    @staticmethod
+    def pack(triangles: Sequence[Array]) -> Array:
+        """The reverse of `unpack`."""
+        return np.concatenate([np.zeros(0), *(L.T[np.triu_indices(len(L))] for L in triangles)])
+
+    @cached_property
+    def degrees(self) -> int:
+        """N, or N − p for REML."""
+        n, p = self.data.fixed.Q.shape
+        return n - p if self.reml else n
+
+    @cached_property
+    def constant(self) -> float:
+        """What the deviance of the data as given has more than that in standard coordinates."""
+        fixed, weights = self.data.fixed, self.data.design.weights
+        of_weights = 0.0 if weights is None else float(np.log(weights).sum())
+        return 2.0 * self.degrees * math.log(fixed.scale) + (fixed.logdet if self.reml else 0.0) - of_weights
+
+    @cached_property
+    def _work(self) -> "Workspace":
+        return Workspace.of(self.data, with_x=self.reml)
+
+    def lam(self, theta: Array) -> Array:
+        """All Λ_f, one after another."""
+        out = np.zeros(int(self.data.pattern.place[-1]))
+        out[self.free] = theta
+        return out
+
+    def __call__(self, theta: Array) -> Evaluation:
+        """Deviance and gradient; the deviance is infinite where rounding leaves no positive pivot."""
+        w, free, nu = self._work, self.free, self.degrees
+        w.lam[free] = theta
+        of_u, of_x, squares = w.run(self.data, w.lam, gradient=True)
+        if not squares > 0.0:
+            nothing = np.full(free.size, np.nan)
+            return Evaluation(math.inf, nothing, math.nan, math.nan, nothing, nothing)
+        logdet = of_u + of_x if self.reml else of_u
+        deviance = logdet + nu * (1.0 + LOG_2PI + math.log(squares / nu))
+        gradient = w.of_logdet[free] + (nu / squares) * w.of_squares[free]
+        return Evaluation(deviance, gradient, logdet, squares, w.of_logdet.copy(), w.of_squares.copy())
+
+
+@dataclass(frozen=True, eq=False)
+class Workspace:
+    """Where the kernels write: L and its inverse on the pattern, the tail, u and β, Zᵀ times the residual; and Λ."""
+
+    blocks: tuple[Any, ...]  # all of the pattern and the products
+    L: Array
+    T: Array
+    S: Array
+    inverse: Array
+    x: Array
+    c: Array
+    of_logdet: Array
+    of_squares: Array
+    lam: Array
+
+    @classmethod
+    def of(cls, data: CrossProducts, *, with_x: bool) -> "Workspace":
+        """Make room; `with_x` for the inverse of the system in (u, β), else in u."""
+        panels, border, q = data.products.panels, data.products.border, data.pattern.q
+        effects, side, lam = int(data.pattern.effect[-1]), len(border), int(data.pattern.place[-1])
+        inverted = side + (q - 1 if with_x else 0)
+        return cls(
+            (*data.pattern, *data.products),
+            np.empty_like(panels),
+            np.empty((side + q, side + q)),
+            np.zeros_like(panels),
+            np.empty((inverted, inverted)),
+            np.empty(effects + q - 1),
+            np.empty(effects),
+            np.empty(lam),
+            np.empty(lam),
+            np.zeros(lam),
+        )
+
+    def run(self, data: CrossProducts, lam: Array, *, gradient: bool) -> tuple[float, float, float]:
+        """Log-determinants and r² at Λ; the rest is left in the workspace."""
+        pattern, products = data.pattern, data.products
+        inverted = len(self.inverse) if gradient else -1
+        if len(self.T) <= SMALL:
+            return kernels.evaluate(self.blocks, lam, inverted, *self._arrays())
+        kernels.fill(pattern, products, lam, self.L, self.T)
+        half = kernels.eliminate(pattern, self.L, self.T)
+        factor, info = dpotrf(self.T.T, lower=0, clean=0, overwrite_a=1)
+        if math.isnan(half) or info != 0:
+            return math.nan, math.nan, math.nan
+        assert np.shares_memory(factor, self.T)
+        if gradient:
+            k = len(self.inverse)
+            self.inverse[:] = self.T[:k, :k]
+            if k > 0:
+                dpotri(self.inverse.T, lower=0, overwrite_c=1)
+            kernels.mirror(self.inverse)
+            kernels.solve(pattern, self.L, self.T, self.x)
+            kernels.unexplained(pattern, products, lam, self.x, self.c)
+            kernels.selected_inverse(pattern, self.L, self.inverse, self.S)
+            kernels.gradient(
+                pattern, products, lam, self.x, self.c, self.inverse, self.S, self.of_logdet, self.of_squares
+            )
+        return kernels.logs(self.T, half, pattern.q)
+
+    def _arrays(self) -> tuple[Array, ...]:
+        return self.L, self.T, self.S, self.inverse, self.x, self.c, self.of_logdet, self.of_squares

@@ -1,0 +1,103 @@
+"""The one door of the grouped model."""
+
+import time
+import warnings
+from typing import Any
+
+from .. import threads
+from ..errors import FitWarning
+from .cross_products import CrossProducts
+from .model_frame import GroupedDesign, build
+from .result import MixedFit
+
+METHODS = ("reml", "ml")
+
+
+def lmm(
+    formula: str,
+    data: Any,
+    *,
+    method: str = "reml",
+    weights: Any = None,
+    missing: str = "raise",
+    max_iter: int = 200,
+    n_jobs: int | None = None,
+) -> MixedFit:
+    """Fit the grouped linear mixed model y = Xβ + Σ_l Z_l b_l + ε of an lme4 formula.
+
+    Parameters
+    ----------
+    formula : str
+        As for R's `lmer`: `"y ~ x + (1 + x | g)"`, `(x || g)`, `(1 | a/b)`, several terms, `offset(z)`; R's functions and
+        names of coefficients.
+    data : DataFrame
+        pandas, polars, or a mapping of columns. Text, bool and categorical columns are factors, numbers are numbers: write
+        `factor(year)` for a factor.
+    method : {"reml", "ml"}, default "reml"
+        Restricted or full maximum likelihood; the same optimum as `lmer(REML = TRUE / FALSE)`, to more digits.
+    weights : column name or array (N,), optional
+        Precisions: Var(ε_i) = σ² / w_i.
+    missing : {"raise", "drop"}, default "raise"
+        "drop" leaves rows with missing values out, and the fit counts them.
+    max_iter : int, default 200
+    n_jobs : int or None
+        Threads of the BLAS: None is 1, −1 all cores.
+
+    Returns
+    -------
+    MixedFit
+
+    Raises
+    ------
+    FormulaError, DataError
+        If the formula or the data cannot be used; the message names the term or column, and the cure.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If the optimum was not reached.
+    FitWarning
+        If columns of X were left out, as they depend on others.
+
+    Notes
+    -----
+    Profiled deviance after Bates, Mächler, Bolker and Walker (Journal of Statistical Software 67(1), 2015) with its analytic
+    gradient, from cross products in group blocks: after one pass over the data no evaluation depends on N. One letter of
+    warning: here, as in lme4, X has the *fixed* effects; in `WideLMM` X has the random ones.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd, fastlmm_vi as fl
+    >>> rng = np.random.default_rng(0)
+    >>> df = pd.DataFrame({"g": np.repeat(list("abcdefgh"), 10), "x": np.tile(np.arange(10.0), 8)})
+    >>> df["y"] = 1.0 + 0.5 * df["x"] + np.repeat(rng.normal(size=8), 10) + rng.normal(size=80)
+    >>> fit = fl.lmm("y ~ x + (1 | g)", df)
+    >>> fit.fixed_effects.round(3).to_dict()
+    {'(Intercept)': 1.313, 'x': 0.526}
+    >>> fit.converged
+    True
+    """
+    if method not in METHODS:
+        raise ValueError(f"method={method!r} is not known: choose one of {', '.join(map(repr, METHODS))}.")
+    start = time.perf_counter()
+    design = build(formula, data, weights=weights, missing=missing)
+    framed = time.perf_counter()
+    with threads.limit(threads.count(n_jobs)):
+        products = CrossProducts.of(design)
+        timings = {"design": framed - start, "cross products": time.perf_counter() - framed}
+        notes = _notes(design, products)
+        return MixedFit.of(products, formula, method, max_iter=max_iter, notes=notes, timings=timings)
+
+
+def _notes(design: GroupedDesign, products: CrossProducts) -> tuple[str, ...]:
+    """What was left out, and how much of it."""
+    notes = []
+    if len(products.fixed.kept) < len(design.fixed_names):
+        lost = [name for j, name in enumerate(design.fixed_names) if j not in products.fixed.kept]
+        notes.append(f"Fixed effects left out, as they depend linearly on others: {', '.join(lost)}.")
+        warnings.warn(notes[0], FitWarning, stacklevel=3)
+    if design.n_missing:
+        notes.append(f"{design.n_missing} rows with missing values were left out.")
+    for name, count in design.unused_levels.items():
+        notes.append(f"{count} levels of {name} do not occur in the data and were left out.")
+    return tuple(notes)

@@ -1,0 +1,152 @@
+"""Formula + data → the grouped design: the only door of the grouped model, behind which everything is clean."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..errors import DataError, FormulaError
+from ..result import Array
+from .coding import model_matrix
+from .columns import Columns, missing_rows
+from .design import GroupedDesign, NewRows, NewTerm, Term, offset_of
+from .expression import Expression, Name, deparse, label
+from .factor import Factor
+from .formula import Formula, parse
+from .variables import Variables, read
+
+__all__ = ["Factor", "GroupedDesign", "NewRows", "NewTerm", "Term", "build"]
+
+WEIGHTS = "weights="  # what weights given as an array are called among the columns
+
+
+def build(formula: str, data: Any, *, weights: Any = None, missing: str = "raise") -> GroupedDesign:
+    """Return the design that an lme4 formula makes of data; the same as lme4's lFormula before any column is dropped.
+
+    Parameters
+    ----------
+    formula : str
+        In lme4's language, `y ~ x + (1 + x | g)`; see `formula.parse` for the terms, `functions` for what may be called.
+    data : table
+        A pandas DataFrame, a dict of columns, or anything with `to_pandas` or the dataframe interchange protocol, such as
+        a polars DataFrame. It is not changed. Text, Categoricals and logicals are factors, their levels in the order of
+        the Categorical, else sorted; numbers are numbers unless in factor(), and labels as grouping factors.
+    weights : array_like (n,) or str, optional
+        Prior weights, ε_i ~ N(0, σ² / weight_i), or the column that holds them.
+    missing : {"raise", "drop"}, default "raise"
+        What to do with rows that miss a value in any column used. "drop" leaves them out before anything is computed from
+        the others; R fits scale() and poly() first.
+
+    Raises
+    ------
+    FormulaError
+        If the formula is not one.
+    DataError
+        If the data do not suit it.
+    """
+    if missing not in ("raise", "drop"):
+        raise ValueError(f"missing={missing!r} is not known: choose 'raise' or 'drop'.")
+    if not isinstance(formula, str):
+        raise FormulaError(f"formula is a {type(formula).__name__}: give it as text, 'y ~ x + (1 | g)'.")
+    parsed = parse(formula)
+    columns, w, n_missing = _complete(parsed, data, weights, missing)
+    n = len(columns.index)
+    variables = Variables(columns)
+    y = variables.response(parsed.response)
+    values = {tree: _checked(variables, tree) for tree in _variables(parsed)}
+    X, fixed_names = model_matrix(parsed.fixed, values, n)
+    groups = {label(term.group): term.group for term in parsed.random}
+    factors = {name: variables.group(group) for name, group in groups.items()}
+    terms = tuple(Term(factors[label(term.group)], *model_matrix(term.basis, values, n)) for term in parsed.random)
+    for term, written in zip(terms, parsed.random, strict=True):
+        _check_groups(term, str(written))
+    return GroupedDesign(
+        formula=formula,
+        y=y,
+        response=label(parsed.response),
+        X=X,
+        fixed_names=fixed_names,
+        terms=terms,
+        offset=offset_of(variables, parsed),
+        weights=w,
+        index=columns.index,
+        n_missing=n_missing,
+        unused_levels=columns.unused_levels,
+        _levels={tree: value.levels if isinstance(value, Factor) else None for tree, value in values.items()},
+        _state=variables.state,
+    )
+
+
+def _variables(parsed: Formula) -> list[Expression]:
+    """Variables of the fixed part and of all left sides, each once."""
+    return list(dict.fromkeys([*parsed.fixed.variables, *(v for term in parsed.random for v in term.basis.variables)]))
+
+
+def _complete(parsed: Formula, data: Any, weights: Any, missing: str) -> tuple[Columns, Array | None, int]:
+    """Columns used and weights, rows with missing values left out or refused."""
+    groups = [term.group for term in parsed.random]
+    by_name = [Name(weights)] if isinstance(weights, str) else []
+    series, index = read(data, [parsed.response, *_variables(parsed), *parsed.offsets, *groups, *by_name])
+    name = weights if by_name else WEIGHTS
+    if weights is not None and not by_name:
+        series = {**series, WEIGHTS: _given_weights(weights, index)}
+    incomplete, words = missing_rows(series)
+    n_missing = 0 if incomplete is None else int(incomplete.sum())
+    if incomplete is not None:
+        if missing == "raise" or incomplete.all():
+            cure = "fill them in" if incomplete.all() else 'missing="drop" leaves those rows out; or fill them in'
+            raise DataError(f"{words}: {cure}.")
+        series, index = {name: column[~incomplete] for name, column in series.items()}, index[~incomplete]
+    columns = Columns(series, index)
+    return columns, None if weights is None else _checked_weights(columns.value(name)), n_missing
+
+
+def _given_weights(weights: Any, index: pd.Index) -> "pd.Series[Any]":
+    values = np.asarray(weights)
+    if values.shape != index.shape:
+        raise DataError(f"weights has shape {values.shape}, data has {len(index)} rows: give one weight for each row.")
+    if isinstance(weights, pd.Series) and not weights.index.equals(index):
+        raise DataError("weights is a Series whose index is not that of data: align it, or give its values alone.")
+    return pd.Series(values, index=index)
+
+
+def _checked_weights(weights: Any) -> Array:
+    if isinstance(weights, Factor) or not (np.isfinite(weights) & (weights > 0)).all():
+        raise DataError("weights have to be positive, finite numbers: leave out rows that should not count.")
+    return weights.astype(np.float64)
+
+
+def _checked(variables: Variables, tree: Expression) -> Array | Factor:
+    """Value of a variable of the fixed part or of a left side."""
+    value = variables.variable(tree)
+    if isinstance(value, Factor) and len(value.levels) < 2:
+        raise DataError(
+            f"{deparse(tree)} is a factor with one level ({value.labels[0]}): there is nothing to compare. Take it out."
+        )
+    if isinstance(value, Factor) and len(value.levels) == len(value.codes) > 2:
+        raise DataError(
+            f"{deparse(tree)} is a factor with another level in each of the {len(value.codes)} rows: each would have a "
+            "coefficient of its own. Numbers stored as text: pandas.to_numeric; names of rows: leave it out."
+        )
+    return value
+
+
+def _check_groups(term: Term, written: str) -> None:
+    """Refuse what lme4 refuses: one group, or no more observations than groups or random effects."""
+    n, d = term.basis.shape
+    J = len(term.factor.levels)
+    if J < 2:
+        raise DataError(
+            f"grouping factor {term.factor.name} has one level ({term.factor.labels[0]}): a variance between groups needs "
+            f"two or more. Take ({written}) out."
+        )
+    if n <= J:
+        raise DataError(
+            f"grouping factor {term.factor.name} has {J} levels, data has {n} observations: with one observation a group, "
+            f"the groups cannot be told from the residuals. Take ({written}) out, or group more coarsely."
+        )
+    if J * d >= n:
+        raise DataError(
+            f"number of observations (={n}) <= number of random effects (={J * d}) for term ({written}): they cannot be "
+            "told from the residuals. Take something out of the left side, or write || for independent effects."
+        )

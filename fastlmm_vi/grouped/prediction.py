@@ -1,0 +1,80 @@
+"""Means and intervals for new rows, of known groups and of new ones."""
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import scipy.stats
+
+from ..errors import FitWarning
+from ..result import Array
+from .solution import Rows
+
+if TYPE_CHECKING:
+    from .result import MixedFit
+INTERVALS = (None, "confidence", "prediction")
+
+
+def predict(
+    fit: "MixedFit", data: Any, *, interval: str | None, level: float, random_effects: bool
+) -> "pd.Series | pd.DataFrame":
+    """See `MixedFit.predict`."""
+    if interval not in INTERVALS:
+        raise ValueError(f"interval={interval!r} is not known: choose one of {', '.join(map(repr, INTERVALS))}.")
+    level = checked_level(level)
+    design, solution = fit.data.design, fit.solution
+    kept = list(fit.data.fixed.kept)
+    offset: Array | float
+    rows: Rows
+    if data is None:
+        X, offset, index = design.X[:, kept], 0.0 if design.offset is None else design.offset, design.index
+        rows = [(term.basis, term.factor.codes) for term in design.terms]
+    else:
+        new = design.rows(data, random=random_effects)
+        X, offset, index, rows = new.X[:, kept], new.offset, new.index, [(t.basis, t.codes) for t in new.terms]
+        _count_new(fit, rows)
+    rows = rows if random_effects else []
+    mean = X @ solution.beta + offset
+    for k, (Z, codes) in enumerate(rows):
+        known = codes >= 0
+        mean[known] += np.einsum("ij,ij->i", Z[known], solution.effects[k][codes[known]])
+    if interval is None:
+        return pd.Series(mean, index=index, name="mean")
+    variance = solution.variance_of(X, rows) + _of_new_groups(fit, rows)
+    if interval == "prediction":
+        variance += solution.sigma**2
+    half = scipy.stats.norm.isf(0.5 * (1.0 - level)) * np.sqrt(variance)
+    return pd.DataFrame({"mean": mean, "lower": mean - half, "upper": mean + half}, index=index)
+
+
+def _of_new_groups(fit: "MixedFit", rows: Rows) -> Array:
+    """Variance of random effects that the fit knows nothing of."""
+    parts = []
+    for k, (Z, codes) in enumerate(rows):
+        spread = fit.sigma * Z @ fit.solution.roots[k]
+        parts.append(np.where(codes < 0, np.einsum("ij,ij->i", spread, spread), 0.0))
+    return sum(parts, np.zeros(1))
+
+
+def _count_new(fit: "MixedFit", rows: Rows) -> None:
+    """Warn of levels that the fit has not seen."""
+    counts = {}
+    for term, (_, codes) in zip(fit.data.design.terms, rows, strict=False):  # none where they are left out
+        if (codes < 0).any():
+            counts[term.factor.name] = int((codes < 0).sum())
+    if counts:
+        text = ", ".join(f"{count} of {len(rows[0][1])} rows by {name}" for name, count in counts.items())
+        warnings.warn(
+            f"Groups that were not in the data of the fit: {text}. Their random effects are predicted as 0, with the "
+            "estimated variance in intervals. Check the labels if that is not meant.",
+            FitWarning,
+            stacklevel=4,
+        )
+
+
+def checked_level(level: float) -> float:
+    """Return the level, a probability between 0 and 1."""
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level={level!r} is not a probability between 0 and 1, such as 0.95.")
+    return float(level)

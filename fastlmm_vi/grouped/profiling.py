@@ -1,0 +1,130 @@
+"""Profile likelihood: how much the deviance rises when one parameter is held at a value and all others are fitted again."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import scipy.optimize
+import scipy.stats
+
+from ..result import Array
+from . import parameters, reml
+from .cross_products import CrossProducts
+from .likelihood import Likelihood
+from .solution import Solution
+
+if TYPE_CHECKING:
+    from .result import MixedFit
+
+MOST = 3.5  # |ζ| up to which a profile is drawn
+POINTS = 8  # on either side
+
+
+class Profile:
+    """The signed root ζ(value) = ± √(deviance with the parameter held there − smallest deviance) of one parameter.
+
+    The deviance is that of maximum likelihood, as in lme4's `profile`; under the model ζ is nearly standard normal.
+    """
+
+    def __init__(self, fit: "MixedFit", name: str) -> None:
+        self.ml = fit if not fit.reml else fit.refit("ml")
+        self.name = name
+        self.estimate = float(self.ml.point_estimates[name])
+        self.lowest, self.highest = _range(name)
+        self._held: Callable[[float], float] = (
+            _fixed(self.ml, name) if name.startswith("b_") else _variance(self.ml, name)
+        )
+
+    def zeta(self, value: float) -> float:
+        """ζ at a value."""
+        rise = self._held(value) - self.ml.deviance
+        return float(np.copysign(np.sqrt(max(rise, 0.0)), value - self.estimate))
+
+    def bound(self, target: float) -> float:
+        """The value at which ζ is `target`; the end of the parameter's range where ζ does not get there."""
+        end = self.lowest if target < 0.0 else self.highest
+        step = 0.5 * abs(target) * self._scale()
+        inner, outer = self.estimate, self.estimate
+        for _ in range(60):
+            outer = float(np.clip(outer + np.copysign(step, target), self.lowest, self.highest))
+            if abs(self.zeta(outer)) >= abs(target):
+                return float(scipy.optimize.brentq(lambda x: self.zeta(x) - target, inner, outer, rtol=1e-7))
+            if outer == end:
+                return end
+            inner, step = outer, 1.5 * step
+        return end
+
+    def _scale(self) -> float:
+        """A first guess of the standard error."""
+        table = self.ml.to_frame() if self.name.startswith("b_") else self.ml.variances
+        se = float(table["se"].to_dict()[self.name])
+        return se if np.isfinite(se) and se > 0.0 else 0.1 * (self.ml.sigma if self.name.startswith("s") else 1.0)
+
+    def table(self) -> pd.DataFrame:
+        """ζ on a grid from −`MOST` to `MOST`, or to the end of the range."""
+        low, high = self.bound(-MOST), self.bound(MOST)
+        grid = np.union1d(np.linspace(low, self.estimate, POINTS + 1), np.linspace(self.estimate, high, POINTS + 1))
+        return pd.DataFrame({"parameter": self.name, "value": grid, "zeta": [self.zeta(value) for value in grid]})
+
+
+def intervals(fit: "MixedFit", level: float, names: list[str]) -> pd.DataFrame:
+    """Bounds by the profile, for parameters by their brms names."""
+    z = float(scipy.stats.norm.isf(0.5 * (1.0 - level)))
+    profiles = [Profile(fit, name) for name in names]
+    return pd.DataFrame(
+        {"lower": [p.bound(-z) for p in profiles], "upper": [p.bound(z) for p in profiles]}, index=names
+    )
+
+
+def _range(name: str) -> tuple[float, float]:
+    if name.startswith("cor_"):
+        return -1.0, 1.0
+    return (0.0, np.inf) if name.startswith(("sd_", "sigma")) else (-np.inf, np.inf)
+
+
+def _fixed(ml: "MixedFit", name: str) -> Callable[[float], float]:
+    """The deviance with a fixed effect held: its column is moved to the offset."""
+    design, j = ml.data.design, ml.data.fixed.kept[ml.fixed_parameters.index(name)]
+    others = [k for k in ml.data.fixed.kept if k != j]
+    names = tuple(design.fixed_names[k] for k in others)
+
+    def held(value: float) -> float:
+        moved = replace(design, X=design.X[:, others], fixed_names=names, y=design.y - value * design.X[:, j])
+        likelihood = Likelihood(CrossProducts.of(moved), False)
+        return reml.fit(likelihood).at.deviance + likelihood.constant
+
+    return held
+
+
+def _variance(ml: "MixedFit", name: str) -> Callable[[float], float]:
+    """The deviance with a function of (θ, σ) held, by sequential quadratic programming from the last solution."""
+    likelihood, place = ml.likelihood, list(ml.variances.index).index(name)
+    free, nu, scale = likelihood.free, likelihood.degrees, ml.data.fixed.scale
+    start = np.append(ml.standard_theta, 2.0 * np.log(ml.sigma / scale))
+    size = max(abs(float(ml.variances["estimate"].iloc[place])), 1e-3 * ml.sigma) if not name.startswith("cor") else 1.0
+
+    def deviance(phi: Array) -> tuple[float, Array]:
+        at = likelihood(phi[:-1])
+        per_square = np.exp(-phi[-1])
+        value = at.logdet + nu * (np.log(2.0 * np.pi) + phi[-1]) + at.squares * per_square
+        slope = (at.of_logdet + per_square * at.of_squares)[free]
+        return value + likelihood.constant, np.append(slope, nu - at.squares * per_square)
+
+    def parameter(phi: Array) -> float:
+        solution = Solution(likelihood, phi[:-1], float(scale * np.exp(0.5 * phi[-1])), with_effects=False)
+        return float(parameters.values(solution)[place]) / size
+
+    def held(value: float) -> float:
+        nonlocal start
+        if value == 0.0 and not name.startswith("cor"):
+            value = 1e-8 * size
+        constraint: dict[str, Any] = {"type": "eq", "fun": lambda phi: parameter(phi) - value / size}
+        found = scipy.optimize.minimize(  # type: ignore[call-overload]  # its stubs know no jac=True with a tuple
+            deviance, start, jac=True, method="SLSQP", constraints=constraint, options={"ftol": 1e-12, "maxiter": 500}
+        )
+        start = found.x
+        return float(found.fun)
+
+    return held

@@ -1,0 +1,143 @@
+"""Maximum likelihood and REML of the grouped model: from cross products to the relative covariances at the optimum."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..result import Array, Status
+from .cross_products import CrossProducts
+from .likelihood import Evaluation, Likelihood
+from .trust_region import Minimum, minimise
+
+DOUBTFUL = 1e-3  # curvature, relative to the largest, below which it is looked at more closely
+SINGULAR = 1e-5  # pivot of Λ, in standard coordinates, that is 0: Newton's steps end far below it or far above
+MAX_ITER = 200
+
+
+@dataclass(frozen=True, eq=False)
+class Optimum:
+    """θ̂ in standard coordinates."""
+
+    likelihood: Likelihood
+    theta: Array
+    at: Evaluation
+    singular: bool  # whether a term's covariance has lost rank
+    minimum: Minimum[Evaluation]
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the deviance may be flat along some direction, as far as the search's Hessian tells, per level."""
+        data = self.likelihood.data
+        levels = [len(data.design.terms[k].factor.levels) for k in self.likelihood.terms]
+        size = np.sqrt(np.repeat(levels, [len(places) for places in self.likelihood.triangles]))
+        values = np.linalg.eigvalsh(self.minimum.hessian / np.outer(size, size))
+        return bool(values.min(initial=np.inf) < DOUBTFUL * values.max(initial=0.0))
+
+    @property
+    def status(self) -> Status:
+        """How the search ended."""
+        if not self.minimum.converged:
+            return Status.NOT_CONVERGED
+        return Status.SINGULAR if self.singular else Status.CONVERGED
+
+
+def fit(likelihood: Likelihood, max_iter: int = MAX_ITER) -> Optimum:
+    """Minimise the deviance over θ; where a covariance loses rank it does so exactly."""
+    theta = start(likelihood)
+    at = likelihood(theta)
+    found = minimise(likelihood, theta, at, expected_hessian(likelihood, theta, at), max_iter)
+    roots = [canonical(L) for L in likelihood.unpack(found.x)]
+    theta, singular = likelihood.pack([L for L, _ in roots]), any(rank < len(L) for L, rank in roots)
+    return Optimum(likelihood, theta, likelihood(theta) if singular else found.value, singular, found)
+
+
+def start(likelihood: Likelihood) -> Array:
+    """Moments, factor by factor: Σ_v c_v c_vᵀ = σ²_e Σ_v W_v + Σ_v W_v G W_v, c_v = Z_vᵀy, with W_v ≈ n_v I.
+
+    In standard coordinates y, and every random effect's column, has mean square 1.
+    """
+    data = likelihood.data
+    n = len(data.fixed.y)
+    covariances = []
+    for f, group in enumerate(data.groups):
+        W, c = _own_blocks(data, f)
+        squares = float((W**2).sum()) / group.d
+        total = c.T @ c / squares
+        noise = n / squares
+        share = noise * group.d
+        sigma2_e = (1.0 - float(np.trace(total))) / (1.0 - share) if share < 1.0 else 0.5
+        values, vectors = np.linalg.eigh(total - noise * min(max(sigma2_e, 0.05), 1.0) * np.eye(group.d))
+        covariances.append((vectors * np.clip(values, 0.01, 1.0)) @ vectors.T)
+    sigma2_e = max(1.0 - sum(float(np.trace(G)) for G in covariances), 0.1)
+    roots = []
+    for group, G in zip(data.groups, covariances, strict=True):
+        at = 0
+        for k in group.terms:
+            d = len(data.terms[k].M)
+            roots.append(np.linalg.cholesky(G[at : at + d, at : at + d] / sigma2_e))
+            at += d
+    return likelihood.pack(roots)
+
+
+def _own_blocks(data: CrossProducts, f: int) -> tuple[Array, Array]:
+    """Z_vᵀZ_v (levels, d · d) and Z_vᵀy (levels, d) of factor f."""
+    p, d, products = data.pattern, data.groups[f].d, data.products
+    if f < p.leading:
+        panel = p.panel[p.group[f] : p.group[f + 1] + 1]
+        return (
+            products.panels[panel[:-1, None] + np.arange(d * d)],
+            products.panels[panel[1:, None] - d + np.arange(d)],
+        )
+    own = np.flatnonzero((p.tail_factor == f).all(axis=1))
+    effects = slice(p.effect[f] - p.effect[p.leading], p.effect[f + 1] - p.effect[p.leading])
+    return products.tail[p.tail_block[own][:, None] + np.arange(d * d)], products.border[effects, -1].reshape(-1, d)
+
+
+def expected_hessian(likelihood: Likelihood, theta: Array, at: Evaluation) -> Array:
+    """The deviance's expected Hessian in θ as it would be in a balanced design, from the gradient's sums alone.
+
+    With M_v = Z_vᵀ P Z_v ≈ their mean M, and S_a = dΛ_a Λᵀ + Λ dΛ_aᵀ for an entry a of Λ,
+
+        Σ_v tr(M S_a M S_b) − Σ_v tr(M S_a) Σ_v tr(M S_b) / ν + 2 tr(D dΛ_a dΛ_bᵀ),
+
+    D the derivative in Λ Λᵀ, which is 0 at the optimum.
+    """
+    data = likelihood.data
+    lam = likelihood.lam(theta)
+    nu, r2 = likelihood.degrees, at.squares
+    factor = np.searchsorted(data.pattern.place, likelihood.free, side="right") - 1
+    H = np.zeros((theta.size, theta.size))
+    trace = np.zeros(theta.size)
+    for f, group in enumerate(data.groups):
+        d, where = group.d, slice(*data.pattern.place[f : f + 2])
+        mine = np.flatnonzero(factor == f)
+        L = lam[where].reshape(d, d)
+        inverse = np.linalg.inv(L)
+        M = 0.5 * at.of_logdet[where].reshape(d, d) @ inverse
+        total = M + 0.5 * nu / r2 * at.of_squares[where].reshape(d, d) @ inverse
+        M, total = 0.5 * (M + M.T), 0.5 * (total + total.T)
+        row, column = np.divmod(likelihood.free[mine] - where.start, d)
+        S = np.zeros((mine.size, d, d))
+        for a in range(mine.size):
+            S[a, row[a]] += L[:, column[a]]
+            S[a, :, row[a]] += L[:, column[a]]
+        MS = M @ S
+        H[np.ix_(mine, mine)] = np.einsum("aij,bji->ab", MS, MS) / group.levels
+        H[np.ix_(mine, mine)] += 2.0 * total[np.ix_(row, row)] * (column[:, None] == column)
+        trace[mine] = np.einsum("aii->a", MS)
+    return H - np.outer(trace, trace) / nu
+
+
+def canonical(L: Array, tolerance: float = SINGULAR) -> tuple[Array, int]:
+    """The lower-triangular root (d, d) of L Lᵀ with diagonal ≥ 0; a pivot below the tolerance, and its column, is 0."""
+    rest, rank = L.copy(), 0
+    out = np.zeros((len(L), len(L)))
+    for j in range(len(L)):  # Gram–Schmidt on the rows: L = out · (orthogonal rows)
+        norm = float(np.linalg.norm(rest[j]))
+        if norm > tolerance:
+            out[j:, j] = rest[j:] @ (rest[j] / norm)
+            rest[j:] -= np.outer(out[j:, j], rest[j] / norm)
+            rank += 1
+        else:
+            rest[j] = 0.0
+    return out, rank

@@ -1,0 +1,501 @@
+"""What a fit of the grouped model returns: frozen, computed in full only where it is asked for."""
+
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.stats
+from numpy.typing import NDArray
+
+from ..errors import ConvergenceWarning
+from ..progress import stages
+from ..result import Array, Status
+from . import parameters, prediction, profiling, reml, resampling, summary
+from .cross_products import CrossProducts
+from .likelihood import Likelihood
+from .solution import Solution
+from .uncertainty import Uncertainty
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class MixedFit:
+    """A grouped linear mixed model fitted by maximum likelihood or REML.
+
+    y = Xβ + Σ_l Z_l b_l + ε, b_l ~ N(0, σ² Λ_l Λ_lᵀ) independently for every level, ε ~ N(0, σ² W⁻¹).
+
+    Attributes
+    ----------
+    formula : str
+    method : {"reml", "ml"}
+    data : CrossProducts
+        What the fit stands on; `data.design` holds y, X and the random-effects terms.
+    standard_theta : ndarray
+        θ̂ in the standard coordinates of `data`.
+    deviance : float
+        −2 × the criterion.
+    status, notes
+        How the fit ended, and what else the user must know.
+    n_iter, n_evaluations : int
+    path : tuple of (ndarray, float)
+        Accepted θ (standard coordinates) and the deviance there.
+    timings : mapping of str to float
+        Seconds by stage.
+    """
+
+    formula: str
+    method: str
+    data: CrossProducts
+    standard_theta: Array
+    deviance: float
+    status: Status
+    notes: tuple[str, ...]
+    n_iter: int
+    n_evaluations: int
+    path: tuple[tuple[Array, float], ...]
+    timings: Mapping[str, float]
+
+    @classmethod
+    def of(
+        cls,
+        data: CrossProducts,
+        formula: str,
+        method: str,
+        *,
+        max_iter: int = reml.MAX_ITER,
+        notes: tuple[str, ...] = (),
+        timings: "Mapping[str, float] | None" = None,
+    ) -> "MixedFit":
+        """Fit the model of these cross products.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the optimum was not reached.
+        """
+        begin = time.perf_counter()
+        likelihood = Likelihood(data, method == "reml")
+        optimum = reml.fit(likelihood, max_iter)
+        found, constant = optimum.minimum, likelihood.constant
+        fit = cls(
+            formula=formula,
+            method=method,
+            data=data,
+            standard_theta=optimum.theta,
+            deviance=optimum.at.deviance + constant,
+            status=optimum.status,
+            notes=notes,
+            n_iter=len(found.path) - 1,
+            n_evaluations=found.evaluations,
+            path=tuple((x, value + constant) for x, value in found.path),
+            timings={**(timings or {}), method: time.perf_counter() - begin},
+        )
+        if optimum.doubtful and not fit.singular:
+            fit = replace(fit, notes=(*notes, *fit._undetermined()))
+        if not fit.converged:
+            warnings.warn(
+                f"{method} stopped after {fit.n_iter} iterations; another Newton step promises to lower the deviance by "
+                f"{found.decrease:.2g}. Raise max_iter, or look at the fit's trace.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+        return fit
+
+    def _undetermined(self) -> tuple[str, ...]:
+        """Name the terms with parameters that the data do not determine."""
+        owner = np.repeat(self.likelihood.terms, [len(places) for places in self.likelihood.triangles])
+        names = {self.data.design.terms[k].factor.name: None for k in owner[self.uncertainty.flat]}
+        if not names:
+            return ()
+        return (
+            f"The criterion does not depend on some variances or correlations of {', '.join(names)}: the data do not "
+            "determine them, others would fit as well. They have no standard errors.",
+        )
+
+    # What was fitted.
+
+    @property
+    def reml(self) -> bool:
+        """Whether the restricted likelihood was maximised."""
+        return self.method == "reml"
+
+    @property
+    def n(self) -> int:
+        """Observations."""
+        return len(self.data.design.y)
+
+    @property
+    def groups(self) -> dict[str, int]:
+        """Number of levels of every grouping factor, the largest first."""
+        sizes = {term.factor.name: len(term.factor.levels) for term in self.data.design.terms}
+        return dict(sorted(sizes.items(), key=lambda item: -item[1]))
+
+    @property
+    def fixed_names(self) -> tuple[str, ...]:
+        """R's names of the columns of X that were kept."""
+        return tuple(self.data.design.fixed_names[j] for j in self.data.fixed.kept)
+
+    @property
+    def converged(self) -> bool:
+        """True at an optimum, on the boundary or inside."""
+        return self.status.converged
+
+    @property
+    def singular(self) -> bool:
+        """True where a covariance of random effects has lost rank: a variance is 0, or a correlation ±1."""
+        return self.status is Status.SINGULAR
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the whole fit."""
+        return float(sum(self.timings.values()))
+
+    @property
+    def trace(self) -> pd.DataFrame:
+        """Accepted iterates: iteration, criterion (it never falls), and θ in standard coordinates."""
+        theta = np.array([x for x, _ in self.path]).reshape(len(self.path), -1)
+        columns = {f"theta{j}": column for j, column in enumerate(theta.T)}
+        return pd.DataFrame(
+            {"iteration": np.arange(len(self.path)), "criterion": [-0.5 * value for _, value in self.path], **columns}
+        )
+
+    @cached_property
+    def likelihood(self) -> Likelihood:
+        """The profiled deviance as a function of θ."""
+        return Likelihood(self.data, self.reml)
+
+    @cached_property
+    def solution(self) -> Solution:
+        """The mixed-model equations, solved at θ̂."""
+        return Solution(self.likelihood, self.standard_theta)
+
+    @cached_property
+    def uncertainty(self) -> Uncertainty:
+        """The deviance's curvature at θ̂."""
+        return Uncertainty(self.likelihood, self.standard_theta)
+
+    # Criteria.
+
+    @property
+    def criterion(self) -> float:
+        """What was maximised: the log-likelihood, or the restricted one as lme4 defines it (without + ½ log|XᵀX|)."""
+        return -0.5 * self.deviance
+
+    @cached_property
+    def loglik(self) -> float:
+        """Log-likelihood at the estimates, whatever was maximised."""
+        ml = Likelihood(self.data, False)
+        at = ml(self.standard_theta)
+        sigma2 = (self.sigma / self.data.fixed.scale) ** 2
+        at_sigma = self.n * np.log(2.0 * np.pi * sigma2) + at.logdet + at.squares / sigma2
+        return float(-0.5 * (at_sigma + ml.constant))
+
+    @property
+    def elbo(self) -> None:
+        """None: there is no q."""
+        return
+
+    @property
+    def log_evidence(self) -> None:
+        """None: there is no prior."""
+        return
+
+    @property
+    def n_parameters(self) -> int:
+        """Fixed effects, entries of θ, and σ."""
+        return len(self.fixed_names) + self.standard_theta.size + 1
+
+    @property
+    def aic(self) -> float:
+        """−2 × criterion + 2 × parameters, as lme4's AIC."""
+        return self.deviance + 2.0 * self.n_parameters
+
+    @property
+    def bic(self) -> float:
+        """−2 × criterion + log N × parameters, as lme4's BIC."""
+        return self.deviance + float(np.log(self.n)) * self.n_parameters
+
+    # Variances.
+
+    @property
+    def sigma(self) -> float:
+        """Residual standard deviation."""
+        return self.solution.sigma
+
+    @cached_property
+    def theta(self) -> Array:
+        """Relative Cholesky factors Λ in the units of the data, as lme4's `getME(m, "theta")`.
+
+        Lower triangles by columns, terms by decreasing number of levels.
+        """
+        terms = self.data.design.terms
+        order = sorted(range(len(terms)), key=lambda k: -len(terms[k].factor.levels))
+        return self.likelihood.pack([_triangle(self.solution.roots[k]) for k in order])
+
+    @cached_property
+    def term_labels(self) -> tuple[str, ...]:
+        """Factor of every term, numbered from the second term of a factor on: Subject, Subject.1."""
+        seen: dict[str, int] = {}
+        labels = []
+        for term in self.data.design.terms:
+            again = seen.get(term.factor.name, 0)
+            labels.append(f"{term.factor.name}.{again}" if again else term.factor.name)
+            seen[term.factor.name] = again + 1
+        return tuple(labels)
+
+    @cached_property
+    def varcorr(self) -> dict[str, pd.DataFrame]:
+        """Covariance matrix of the random effects of every term, as lme4's `VarCorr`."""
+        return {
+            label: pd.DataFrame(self.sigma**2 * root @ root.T, index=list(term.names), columns=list(term.names))
+            for label, term, root in zip(self.term_labels, self.data.design.terms, self._roots, strict=True)
+        }
+
+    @property
+    def _roots(self) -> list[Array]:
+        return [self.solution.roots[k] for k in range(len(self.data.design.terms))]
+
+    # Effects.
+
+    @cached_property
+    def fixed_effects(self) -> pd.Series:
+        """β̂, by R's names."""
+        return pd.Series(self.solution.beta, index=list(self.fixed_names), name="estimate")
+
+    @cached_property
+    def se(self) -> pd.Series:
+        """Standard errors of β̂ at the estimated variances."""
+        return pd.Series(np.sqrt(np.diag(self.solution.beta_cov)), index=list(self.fixed_names), name="se")
+
+    @cached_property
+    def vcov(self) -> pd.DataFrame:
+        """Covariance of β̂."""
+        names = list(self.fixed_names)
+        return pd.DataFrame(self.solution.beta_cov, index=names, columns=names)
+
+    @cached_property
+    def coefficients(self) -> pd.DataFrame:
+        """Fixed effects with se, Satterthwaite's degrees of freedom, t and p."""
+        df = self.uncertainty.satterthwaite() if self.fixed_names else np.zeros(0)
+        t = self.fixed_effects / self.se
+        p = 2.0 * scipy.stats.t.sf(np.abs(t), df)
+        return pd.DataFrame({"estimate": self.fixed_effects, "se": self.se, "df": df, "t": t, "p": p})
+
+    def conf_int(self, level: float = 0.95, *, method: str = "wald") -> pd.DataFrame:
+        """Confidence intervals.
+
+        Parameters
+        ----------
+        level : float, default 0.95
+        method : {"wald", "profile"}, default "wald"
+            "wald": of the fixed effects, by t with Satterthwaite's degrees of freedom. "profile": of all parameters, by
+            brms' names, where the profiled likelihood-ratio statistic reaches the quantile (as lme4's `confint`; maximum
+            likelihood is fitted for it). It takes some hundred fits.
+
+        Returns
+        -------
+        DataFrame with columns `lower`, `upper`
+        """
+        level = prediction.checked_level(level)
+        if method == "profile":
+            return profiling.intervals(self, level, [*self.variances.index, *self.fixed_parameters])
+        if method != "wald":
+            raise ValueError(f"method={method!r} is not known: choose 'wald' or 'profile'.")
+        table = self.coefficients
+        half = scipy.stats.t.isf(0.5 * (1.0 - level), table["df"]) * table["se"]
+        return pd.DataFrame({"lower": table["estimate"] - half, "upper": table["estimate"] + half})
+
+    def profile(self, parameters: "list[str] | None" = None) -> pd.DataFrame:
+        """Return ζ, the signed root of the likelihood-ratio statistic, on a grid of values of every parameter.
+
+        Parameters
+        ----------
+        parameters : list of str, optional
+            By brms' names, those of `to_frame` (`sd_g__x`, `b_x`, `sigma`); default all but the random effects.
+
+        Returns
+        -------
+        DataFrame with columns `parameter`, `value`, `zeta`
+        """
+        known = [*self.variances.index, *self.fixed_parameters]
+        names = known if parameters is None else list(parameters)
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise ValueError(f"parameters {unknown} are not of this model: choose from {known}.")
+        return pd.concat([profiling.Profile(self, name).table() for name in names], ignore_index=True)
+
+    @cached_property
+    def random_effects(self) -> dict[str, pd.DataFrame]:
+        """E[b | y] (BLUPs) of every grouping factor, levels by effects, as lme4's `ranef`."""
+        return {
+            name: pd.DataFrame(
+                np.hstack([self.solution.effects[k] for k in ks]),
+                index=pd.Index(self.data.design.terms[ks[0]].factor.levels, name=name),
+                columns=[effect for k in ks for effect in self.data.design.terms[k].names],
+            )
+            for name, ks in self._by_factor.items()
+        }
+
+    @cached_property
+    def random_effects_var(self) -> dict[str, Array]:
+        """Var(b | y, θ̂, β̂) of every term, (levels, d, d): lme4's conditional variances."""
+        return {label: self.solution.effect_cov[k] for k, label in enumerate(self.term_labels)}
+
+    @property
+    def _by_factor(self) -> dict[str, list[int]]:
+        places: dict[str, list[int]] = {}
+        for k, term in enumerate(self.data.design.terms):
+            places.setdefault(term.factor.name, []).append(k)
+        return places
+
+    def to_frame(self) -> pd.DataFrame:
+        """Every estimate with its standard error, by brms' names.
+
+        `b_x` fixed effects, `sd_g__x` and `cor_g__x__z` of random effects, `sigma`, and `r_g[level,x]` the random effects
+        themselves, whose `se` is √Var(b | y). A standard deviation on the boundary has no standard error (NaN).
+        """
+        fixed = {"estimate": self.fixed_effects.to_numpy(), "se": self.se.to_numpy()}
+        tables = [pd.DataFrame(fixed, index=self.fixed_parameters)]
+        tables.append(self.variances)
+        for k, (label, term) in enumerate(zip(self.term_labels, self.data.design.terms, strict=True)):
+            sd = np.sqrt(np.einsum("vii->vi", self.random_effects_var[label]))
+            index = [
+                f"r_{term.factor.name}[{level},{parameters.plain(x)}]"
+                for level in term.factor.levels
+                for x in term.names
+            ]
+            tables.append(pd.DataFrame({"estimate": self.solution.effects[k].ravel(), "se": sd.ravel()}, index=index))
+        return pd.concat(tables).rename_axis("parameter")
+
+    @property
+    def fixed_parameters(self) -> list[str]:
+        """Brms' names of the fixed effects."""
+        return [f"b_{parameters.plain(name)}" for name in self.fixed_names]
+
+    @cached_property
+    def point_estimates(self) -> pd.Series:
+        """All parameters but the random effects, by brms' names."""
+        values = np.concatenate([self.solution.beta, parameters.values(self.solution)])
+        return pd.Series(values, index=[*self.fixed_parameters, *parameters.names(self.data.design.terms)])
+
+    @cached_property
+    def variances(self) -> pd.DataFrame:
+        """Standard deviations and correlations of the random effects, and σ, with standard errors by the delta method."""
+        with np.errstate(invalid="ignore"):
+            se = np.where(self._interior(), self.uncertainty.of(parameters.values), np.nan)
+        return pd.DataFrame(
+            {"estimate": parameters.values(self.solution), "se": se}, index=parameters.names(self.data.design.terms)
+        )
+
+    def _interior(self) -> NDArray[np.bool_]:
+        """Of those, the ones whose term has a covariance of full rank."""
+        triangles = dict(zip(self.likelihood.terms, self.likelihood.unpack(self.standard_theta), strict=True))
+        full = [[bool((np.diag(L) > 0.0).all())] * (len(L) * (len(L) + 1) // 2) for _, L in sorted(triangles.items())]
+        return np.array([*(value for values in full for value in values), True])
+
+    # The data again.
+
+    @cached_property
+    def fitted_values(self) -> pd.Series:
+        """Xβ̂ + Zb̂ (+ offset), by the index of the data."""
+        design = self.data.design
+        values = design.X[:, list(self.data.fixed.kept)] @ self.solution.beta
+        for k, term in enumerate(design.terms):
+            values = values + np.einsum("ij,ij->i", term.basis, self.solution.effects[k][term.factor.codes])
+        values = values if design.offset is None else values + design.offset
+        return pd.Series(values, index=design.index, name="fitted")
+
+    @cached_property
+    def residuals(self) -> pd.Series:
+        """Response less fitted values."""
+        return pd.Series(
+            self.data.design.y - self.fitted_values.to_numpy(), index=self.data.design.index, name="residual"
+        )
+
+    def predict(
+        self,
+        data: Any = None,
+        *,
+        interval: str | None = None,
+        level: float = 0.95,
+        random_effects: bool = True,
+    ) -> "pd.Series | pd.DataFrame":
+        """Predict the mean response of new rows.
+
+        Parameters
+        ----------
+        data : DataFrame, optional
+            With the columns of the formula but the response; default the data of the fit.
+        interval : {"confidence", "prediction"}, optional
+            Add `lower` and `upper`: of the mean (β̂ and b̂ are uncertain), or of a new observation (with σ² on top). At the
+            estimated variances; normal quantiles.
+        level : float, default 0.95
+        random_effects : bool, default True
+            False leaves them out, as for the mean over all groups (lme4's `re.form = NA`).
+
+        Returns
+        -------
+        Series, or DataFrame with columns `mean`, `lower`, `upper`
+            By the index of `data`. Levels of a grouping factor that the fit has not seen have random effects of mean 0 and
+            of the estimated covariance, and a `FitWarning` counts them.
+        """
+        return prediction.predict(self, data, interval=interval, level=level, random_effects=random_effects)
+
+    def simulate(self, draws: int = 1, *, random_effects: str = "new", random_state: Any = None) -> pd.DataFrame:
+        """Draw responses from the fitted model.
+
+        Parameters
+        ----------
+        draws : int, default 1
+        random_effects : {"new", "estimated"}, default "new"
+            Draw them anew for every response, or keep those that were predicted.
+        random_state : int or Generator, optional
+
+        Returns
+        -------
+        DataFrame (N, draws)
+        """
+        return resampling.simulate(self, draws, random_state=random_state, random_effects=random_effects)
+
+    def bootstrap(self, draws: int = 200, *, random_state: Any = None, verbose: int = 0) -> pd.DataFrame:
+        """Fit the same model to responses drawn from it: the parametric bootstrap.
+
+        Parameters
+        ----------
+        draws : int, default 200
+        random_state : int or Generator, optional
+        verbose : int, default 0
+            1 shows progress.
+
+        Returns
+        -------
+        DataFrame (draws, parameters)
+            Estimates by brms' names, and the criterion; quantiles of a column are a percentile interval.
+        """
+        with stages(verbose > 0) as report:
+            return resampling.bootstrap(self, draws, random_state=random_state, report=report)
+
+    def refit(self, method: str) -> "MixedFit":
+        """Fit the same model to the same data by "ml" or "reml"."""
+        return MixedFit.of(self.data, self.formula, method, notes=self.notes)
+
+    def summary(self) -> str:
+        """Return the fit as text, laid out as lme4's summary."""
+        return summary.text(self)
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def __repr__(self) -> str:
+        return f"<MixedFit {self.method}: {self.formula}, criterion={self.criterion:.6f}, {self.status.value}>"
+
+
+def _triangle(root: Array) -> Array:
+    """The lower-triangular root of root rootᵀ, whatever the units of its rows."""
+    size = np.linalg.norm(root, axis=1)
+    size[size == 0.0] = 1.0
+    return reml.canonical(root / size[:, None], 1e-8)[0] * size[:, None]

@@ -1,0 +1,130 @@
+"""Fixed effects, random effects and their (co)variances at given θ, in the units of the data."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import scipy.linalg
+from fastlmm_vi_kernels import blocks as kernels
+from numpy.typing import NDArray
+
+from ..result import Array
+from .likelihood import Likelihood, Workspace
+
+Rows = list[tuple[Array, NDArray[np.intp]]]  # coefficients (m, d) and codes (m,) of every term
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """The mixed-model equations solved at θ (standard coordinates)."""
+
+    likelihood: Likelihood
+    theta: Array
+    given_sigma: float | None = None  # else σ² = r²(θ) / (N or N − p)
+    with_effects: bool = True  # False: the factor alone, for σ, `beta_cov` and `roots`
+
+    @cached_property
+    def _state(self) -> tuple[Workspace, float]:
+        """L, u and β, and the inverse for u alone; r²."""
+        data = self.likelihood.data
+        work = Workspace.of(data, with_x=False)
+        squares = work.run(data, self.likelihood.lam(self.theta), gradient=self.with_effects)[-1]
+        return work, squares
+
+    @cached_property
+    def sigma(self) -> float:
+        """Residual standard deviation."""
+        if self.given_sigma is not None:
+            return self.given_sigma
+        return float(self.likelihood.data.fixed.scale * np.sqrt(self._state[1] / self.likelihood.degrees))
+
+    @cached_property
+    def beta(self) -> Array:
+        """Fixed effects of the columns that were kept, (p,)."""
+        fixed, work = self.likelihood.data.fixed, self._state[0]
+        return fixed.least_squares + fixed.scale * (fixed.to_beta @ work.x[work.x.size - len(fixed.least_squares) :])
+
+    @cached_property
+    def beta_cov(self) -> Array:
+        """σ² (XᵀV⁻¹X)⁻¹, (p, p), V = Var(y) / σ²."""
+        T, p = self._state[0].T, len(self.beta)
+        half = scipy.linalg.solve_triangular(
+            T[-1 - p : -1, -1 - p : -1], self.likelihood.data.fixed.to_beta.T, lower=True
+        )
+        return self.sigma**2 * (half.T @ half)
+
+    @cached_property
+    def roots(self) -> dict[int, Array]:
+        """For every term a root of its covariance over σ², in the units of the data: G = σ² root rootᵀ."""
+        data, triangles = self.likelihood.data, self.likelihood.unpack(self.theta)
+        return {
+            k: scipy.linalg.solve_triangular(data.terms[k].M, L)
+            for k, L in zip(self.likelihood.terms, triangles, strict=True)
+        }
+
+    @cached_property
+    def effects(self) -> dict[int, Array]:
+        """E[b | y] of every term, (levels, d)."""
+        scale, x, found = self.likelihood.data.fixed.scale, self._state[0].x, {}
+        for f, start, k, d in self._terms():
+            u = x[slice(*self.likelihood.data.pattern.effect[f : f + 2])].reshape(-1, self.likelihood.data.groups[f].d)
+            found[k] = scale * u[:, start : start + d] @ self.roots[k].T
+        return found
+
+    @cached_property
+    def effect_cov(self) -> dict[int, Array]:
+        """Var(b | y, β̂, θ̂) of every term, (levels, d, d): lme4's conditional variances."""
+        found = {}
+        for f, start, k, d in self._terms():
+            part = slice(start, start + d)
+            root = self.sigma * self.roots[k]
+            found[k] = root @ self._inverse_blocks(f)[:, part, part] @ root.T
+        return found
+
+    def variance_of(self, X: Array, rows: Rows) -> Array:
+        """Var(x_i β̂ + Σ z_i (b̂ − b)) of m combinations: X (m, p) and, per term, coefficients (m, d) and codes (m,).
+
+        A code of −1 leaves the term out of a row, no `rows` at all leave out all terms.
+        """
+        out = np.empty(len(X))
+        for start in range(0, len(X), 256):
+            part = slice(start, start + 256)
+            out[part] = self._variance_of(X[part], [(Z[part], codes[part]) for Z, codes in rows])
+        return out
+
+    def _variance_of(self, X: Array, rows: Rows) -> Array:
+        """‖L⁻¹a‖² of every combination a, in spherical coordinates."""
+        data, work = self.likelihood.data, self._state[0]
+        A = np.zeros((work.x.size, len(X)))
+        A[work.x.size - X.shape[1] :] = data.fixed.to_beta.T @ X.T
+        column = np.arange(len(X))
+        for f, start, k, d in self._terms() if rows else []:
+            Z, codes = rows[k]
+            seen = codes >= 0
+            first = data.pattern.effect[f] + codes[seen] * data.groups[f].d + start
+            A[first[:, None] + np.arange(d), column[seen, None]] = Z[seen] @ self.roots[k]
+        kernels.forward(data.pattern, work.L, A)
+        head = int(data.pattern.effect[data.pattern.leading])
+        A[head:] = scipy.linalg.solve_triangular(work.T[:-1, :-1], A[head:], lower=True, check_finite=False)
+        return self.sigma**2 * np.einsum("ij,ij->j", A, A)
+
+    def _terms(self) -> list[tuple[int, int, int, int]]:
+        """Factor, first column in its block, place in the formula, and width, of every term."""
+        data, found = self.likelihood.data, []
+        for f, group in enumerate(data.groups):
+            start = 0
+            for k in group.terms:
+                d = len(data.terms[k].M)
+                found.append((f, start, k, d))
+                start += d
+        return found
+
+    def _inverse_blocks(self, f: int) -> Array:
+        """Diagonal blocks (levels, d, d) of the inverse, factor f."""
+        p, work = self.likelihood.data.pattern, self._state[0]
+        d = int(p.width[f])
+        if f < p.leading:
+            return work.S[p.panel[p.group[f] : p.group[f + 1], None] + np.arange(d * d)].reshape(-1, d, d)
+        first = np.arange(p.effect[f], p.effect[f + 1], d) - p.effect[p.leading]
+        rows = first[:, None] + np.arange(d)
+        return work.inverse[rows[:, :, None], rows[:, None, :]]

@@ -1,0 +1,134 @@
+"""Minimise a smooth function of a few parameters, given its gradient, to the last digits the gradient has."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+
+from ..result import Array
+
+FLAT = 1e-9  # curvature, relative to the largest, along which the function does not change
+ROUGH = 1e-2  # predicted decrease at which the Hessian is computed
+FINE = (
+    1e-16  # predicted decrease, relative to |f|, at which one more step ends the search: values of f no longer show it
+)
+STEP = 1e-5  # of parameters of order 1, for differences of the gradient
+
+
+class Value(Protocol):
+    """What the function returns."""
+
+    @property
+    def deviance(self) -> float:
+        """Of f."""
+        ...
+
+    @property
+    def gradient(self) -> Array:
+        """Its derivatives, (k,)."""
+        ...
+
+
+V = TypeVar("V", bound=Value)
+
+
+@dataclass(frozen=True, eq=False)
+class Minimum(Generic[V]):
+    """Where the search ended."""
+
+    x: Array
+    value: V
+    hessian: Array
+    decrease: float  # what a further Newton step promises
+    evaluations: int
+    path: tuple[tuple[Array, float], ...]  # accepted points and their values
+    converged: bool
+
+
+def minimise(f: Callable[[Array], V], x: Array, now: V, B: Array, max_iter: int) -> Minimum[V]:
+    """Search from x, where f is `now`, with the Hessian's estimate B: steps in a trust region, B updated by rank one.
+
+    Near the minimum the Hessian is computed by differences of the gradient: it speeds up the last steps, and shows whether
+    the point is a minimum. (Nocedal and Wright, Numerical Optimization, 2006, algorithms 4.1 and 6.2.)
+    """
+    count = 1
+
+    def evaluate(at: Array) -> V:
+        nonlocal count
+        count += 1
+        return f(at)
+
+    path = [(x, now.deviance)]
+    radius, exact, decrease = 1.0, False, np.inf
+    while len(path) <= max_iter:
+        step, decrease = newton_step(now.gradient, B, radius)
+        done = decrease <= FINE * max(1.0, abs(now.deviance))
+        if not exact and (done or decrease < ROUGH):
+            B, exact = differences(evaluate, x, now.gradient), True
+            continue
+        new = evaluate(x + step)
+        if done:
+            if _steepest(new) < _steepest(now):
+                x, now = x + step, new
+            break
+        gained = now.deviance - new.deviance
+        if np.isfinite(new.deviance):
+            rest = new.gradient - now.gradient - B @ step
+            along = float(rest @ step)
+            if abs(along) > 1e-8 * float(np.linalg.norm(rest) * np.linalg.norm(step)):
+                B = B + np.outer(rest, rest) / along
+        noise = 1e-14 * max(1.0, abs(now.deviance))
+        if gained < -noise or (gained < 0.1 * decrease - noise):
+            radius = 0.25 * float(np.linalg.norm(step))
+        elif gained > 0.75 * decrease and np.linalg.norm(step) > 0.8 * radius:
+            radius *= 2.0
+        if gained > noise or (gained > -noise and _steepest(new) < _steepest(now)):  # rounding may hide the progress
+            x, now = x + step, new
+            path.append((x, now.deviance))
+            exact = exact and decrease < 10.0 * ROUGH
+        elif decrease < 1e3 * noise:  # rounding: nothing is left to gain
+            break
+    done = decrease <= 1e-9 * max(1.0, abs(now.deviance)) and exact
+    return Minimum(x, now, B, decrease, count, tuple(path), done)
+
+
+def _steepest(value: Value) -> float:
+    """The largest slope."""
+    return float(np.abs(value.gradient).max(initial=0.0))
+
+
+def newton_step(gradient: Array, B: Array, radius: float) -> tuple[Array, float]:
+    """The minimiser of the quadratic model within the radius, and the decrease it promises."""
+    values, vectors = np.linalg.eigh(B)
+    g = vectors.T @ gradient
+    top = max(float(np.abs(values).max(initial=0.0)), 1e-300)
+    firm = values > FLAT * top
+    if firm.all() or (values > -FLAT * top).all():
+        s = np.where(firm, -g / np.where(firm, values, 1.0), 0.0)
+        if float(np.linalg.norm(s)) <= radius:
+            return vectors @ s, float(-(g @ s) - 0.5 * (s * values) @ s)
+    low = max(0.0, -float(values[0]))
+    if g[0] == 0.0 and values[0] < 0.0:  # a saddle looked at from its ridge: leave it
+        g[0] = 1e-8 * max(1.0, float(np.abs(g).max()))
+    shift, high = low + 1e-12 * top, low + float(np.linalg.norm(g)) / radius + 1e-12 * top
+    for _ in range(100):
+        middle = 0.5 * (shift + high)
+        if float(np.linalg.norm(g / (values + middle))) > radius:
+            shift = middle
+        else:
+            high = middle
+        if high - shift <= 1e-3 * high:
+            break
+    s = -g / (values + high)
+    return vectors @ s, float(-(g @ s) - 0.5 * (s * values) @ s)
+
+
+def differences(f: Callable[[Array], Value], x: Array, gradient: Array, step: float = STEP) -> Array:
+    """The Hessian by forward differences of the gradient, symmetrised."""
+    H = np.empty((x.size, x.size))
+    for i in range(x.size):
+        there = x.copy()
+        there[i] += step
+        H[i] = (f(there).gradient - gradient) / step
+    return 0.5 * (H + H.T)

@@ -1,0 +1,108 @@
+"""How well variance parameters are known: curvature of the deviance, standard errors by it, degrees of freedom of t tests."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..result import Array
+from .likelihood import Likelihood
+from .solution import Solution
+
+Indices = NDArray[np.intp]
+FLAT = 1e-7  # curvature, relative to the largest, that differences cannot tell from none
+STEP = 1e-4  # of θ, of order 1, for central differences: truncation 1e-8, rounding of the gradient less
+
+
+@dataclass(frozen=True, eq=False)
+class Uncertainty:
+    """Curvature at an optimum of the deviance in φ = (θ, log σ²), σ² not profiled out.
+
+    Entries of θ in columns of Λ that are exactly 0 (a singular fit) have no sampling distribution around a maximum in
+    which they could vary both ways: they are held at 0.
+    """
+
+    likelihood: Likelihood
+    theta: Array
+
+    @cached_property
+    def active(self) -> Indices:
+        """Places in θ of the entries that vary."""
+        columns = [np.repeat(np.diag(L) > 0.0, np.arange(len(L), 0, -1)) for L in self.likelihood.unpack(self.theta)]
+        return np.flatnonzero(np.concatenate([np.zeros(0, bool), *columns]))
+
+    @cached_property
+    def hessian(self) -> Array:
+        """Second derivatives of −2ℓ in φ, (active + 1, active + 1), by central differences of the exact gradient."""
+        at, free, k = self.likelihood(self.theta), self.likelihood.free[self.active], len(self.active)
+        nu = self.likelihood.degrees
+        per_square = nu / at.squares  # 1 / σ²
+        H = np.empty((k + 1, k + 1))
+        for i, place in enumerate(self.active):
+            up, down = (self.likelihood(_step(self.theta, place, sign * STEP)) for sign in (1.0, -1.0))
+            change = up.of_logdet - down.of_logdet + per_square * (up.of_squares - down.of_squares)
+            H[i, :k] = change[free] / (2.0 * STEP)
+        H[:k, :k] = 0.5 * (H[:k, :k] + H[:k, :k].T)
+        H[k, :k] = H[:k, k] = -per_square * at.of_squares[free]
+        H[k, k] = nu
+        return H
+
+    @cached_property
+    def _eigen(self) -> tuple[Array, Array, NDArray[np.bool_]]:
+        """Eigenvalues and eigenvectors of the Hessian, and which directions the deviance curves along."""
+        values, vectors = np.linalg.eigh(self.hessian)
+        return values, vectors, values > FLAT * values.max()
+
+    @property
+    def flat(self) -> Indices:
+        """Places in θ of the entries that the deviance does not determine, alone or together with others."""
+        _, vectors, firm = self._eigen
+        return self.active[(np.abs(vectors[:-1, ~firm]) > 0.1).any(axis=1)]
+
+    @property
+    def covariance(self) -> Array:
+        """Asymptotic covariance of φ̂: 2 × the inverse of the Hessian, along directions in which the deviance curves."""
+        values, vectors, firm = self._eigen
+        return 2.0 * (vectors[:, firm] / values[firm]) @ vectors[:, firm].T
+
+    def of(self, function: Callable[[Solution], Array]) -> Array:
+        """Standard errors of functions (m,) of the solution that depend on φ, by the delta method; NaN where flat."""
+        J = self.jacobian(function)
+        _, vectors, firm = self._eigen
+        lost = np.abs(J @ vectors[:, ~firm]).max(axis=1, initial=0.0) > 1e-4 * np.abs(J).max(axis=1)
+        return np.where(lost, np.nan, np.sqrt(np.einsum("ij,jk,ik->i", J, self.covariance, J)))
+
+    def jacobian(self, function: Callable[[Solution], Array]) -> Array:
+        """Derivatives (m, active + 1) in φ of functions of (θ, σ), by central differences."""
+        columns = []
+        for place in self.active:
+            up, down = (self._moved(_step(self.theta, place, sign * STEP), 1.0) for sign in (1.0, -1.0))
+            columns.append((function(up) - function(down)) / (2.0 * STEP))
+        up, down = (self._moved(self.theta, np.exp(0.5 * sign * STEP)) for sign in (1.0, -1.0))
+        return np.column_stack([*columns, (function(up) - function(down)) / (2.0 * STEP)])
+
+    def _moved(self, theta: Array, factor: float) -> Solution:
+        """The solution at another θ, and at σ̂ times a factor."""
+        return Solution(self.likelihood, theta, self._sigma * factor, with_effects=False)
+
+    @cached_property
+    def _sigma(self) -> float:
+        return Solution(self.likelihood, self.theta, with_effects=False).sigma
+
+    def satterthwaite(self) -> Array:
+        """Degrees of freedom of β̂_j / se_j, (p,): 2 v² / (gᵀ C g), v = se², g its gradient in φ (Satterthwaite, 1946).
+
+        As lmerTest does (Kuznetsova, Brockhoff and Christensen, Journal of Statistical Software 82(13), 2017).
+        """
+        v = np.diag(Solution(self.likelihood, self.theta, with_effects=False).beta_cov)
+        J = self.jacobian(lambda solution: np.diag(solution.beta_cov))
+        spread = np.einsum("ij,jk,ik->i", J, self.covariance, J)
+        return 2.0 * v**2 / spread
+
+
+def _step(theta: Array, place: int, by: float) -> Array:
+    out = theta.copy()
+    out[place] += by
+    return out

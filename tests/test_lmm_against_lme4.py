@@ -1,0 +1,117 @@
+"""What lme4 and lmerTest print of the same models (tests/lme4/values.R made the numbers), to the digits they have."""
+
+import json
+from pathlib import Path
+
+import grouped_problems as problems
+import numpy as np
+import pandas as pd
+import pytest
+from problems import SHARED
+
+import fastlmm_vi as fl
+
+VALUES = json.loads((Path(__file__).parent / "lme4" / "values.json").read_text())
+UNIDENTIFIED = "distance ~ age + (0 + Sex | Subject)"  # every subject has one sex
+pytestmark = pytest.mark.skipif(
+    not SHARED.is_dir(), reason="the data of lme4 lie beside the checkout on development machines only"
+)
+
+
+def frame(name):
+    source = "sleepstudy" if name == "unbalanced" else name
+    data = pd.read_csv(problems.DATA / "lme4" / f"{source}.csv")
+    if name == "sleepstudy":
+        data["w"] = np.arange(180) % 5 + 1.0
+    if name == "unbalanced":
+        data = data.drop(index=np.array([1, 5, 17, 33, 80, 81, 82, 120, 121, 150]) - 1)
+    if name == "Orthodont":
+        data["Sex"] = pd.Categorical(data["Sex"], ["Male", "Female"])
+    return data
+
+
+def listed(value):
+    return value if isinstance(value, list) else [value]
+
+
+def check(fit, expected):
+    """lmer stops short of its optimum: never below ours, and estimates are compared to four digits."""
+    assert expected["deviance"] - 2e-5 < -2 * fit.criterion < expected["deviance"] + 1e-9
+    assert fit.aic == pytest.approx(expected["aic"], abs=2e-5)
+    assert fit.bic == pytest.approx(expected["bic"], abs=2e-5)
+    assert fit.sigma == pytest.approx(expected["sigma"], rel=1e-4)
+    assert list(fit.fixed_names) == listed(expected["names"])
+    np.testing.assert_allclose(fit.fixed_effects, listed(expected["estimate"]), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(fit.se, listed(expected["se"]), rtol=2e-4)
+    table = fit.coefficients
+    np.testing.assert_allclose(table["df"], listed(expected["df"]), rtol=2e-3)  # lmerTest differentiates numerically
+    np.testing.assert_allclose(table["p"], listed(expected["p"]), rtol=2e-2, atol=1e-6)
+    assert fit.singular == expected["singular"]
+    estimates = []
+    for term, covariance in zip(fit.data.design.terms, fit.varcorr.values(), strict=True):
+        sd = np.sqrt(np.diag(covariance))
+        with np.errstate(invalid="ignore"):
+            entries = covariance.to_numpy() / np.outer(sd, sd)
+        np.fill_diagonal(entries, sd)
+        columns, rows = np.triu_indices(len(term.names))
+        estimates.append((len(term.factor.levels), entries[rows, columns]))
+    in_order = [values for _, values in sorted(estimates, key=lambda pair: -pair[0])]
+    known = np.array(expected["sd"])
+    if fit.formula == UNIDENTIFIED:
+        known[1] = in_order[0][1]  # any correlation fits as well
+    np.testing.assert_allclose(np.concatenate([*in_order, [fit.sigma]]), known, rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.filterwarnings("ignore:Fixed effects left out:fastlmm_vi.FitWarning")  # lmer prints a message there
+@pytest.mark.parametrize("method", ["reml", "ml"])
+@pytest.mark.parametrize("model", VALUES["models"], ids=lambda model: model["formula"])
+def test_model(model, method):
+    check(fl.lmm(model["formula"], frame(model["data"]), method=method), model[method])
+
+
+def test_a_correlation_that_the_data_do_not_show():
+    fit = fl.lmm(UNIDENTIFIED, frame("Orthodont"))
+    assert fit.converged
+    assert np.isnan(fit.variances.loc["cor_Subject__SexMale__SexFemale", "se"])
+    assert fit.variances["se"].notna().sum() == 3
+    assert any("does not depend on" in note and "Subject" in note for note in fit.notes)
+
+
+def test_weights():
+    check(fl.lmm("Reaction ~ Days + (Days | Subject)", frame("sleepstudy"), weights="w"), VALUES["weighted"])
+
+
+@pytest.mark.parametrize(
+    ("name", "formula", "order"),
+    [
+        ("sleepstudy", "Reaction ~ Days + (Days | Subject)", [0, 2, 1, 3, 4, 5]),
+        ("Penicillin", "diameter ~ 1 + (1 | plate) + (1 | sample)", [0, 1, 2, 3]),
+    ],
+)
+def test_profile_intervals(name, formula, order):
+    ours = fl.lmm(formula, frame(name), method="reml").conf_int(method="profile")
+    np.testing.assert_allclose(
+        ours, np.array(VALUES["profile"][name])[order], rtol=2e-4
+    )  # lme4 interpolates by splines
+
+
+def test_likelihood_ratio():
+    data = frame("sleepstudy")
+    small = fl.lmm("Reaction ~ Days + (1 | Subject)", data, method="ml")
+    large = fl.lmm("Reaction ~ Days + (Days | Subject)", data, method="ml")
+    table = fl.lrt(large, small)
+    expected = VALUES["anova"]
+    row = table.loc[large.formula]
+    assert row["chisq"] == pytest.approx(expected["Chisq"], abs=1e-4)
+    assert row["df"] == expected["Df"]
+    assert row["reference"] == "½ χ²(1) + ½ χ²(2)"
+    assert row["p"] < expected["Pr(>Chisq)"] < 2 * row["p"]  # lme4 ignores the boundary
+
+
+def test_prediction():
+    fit = fl.lmm("Reaction ~ Days + (Days | Subject)", frame("sleepstudy"))
+    new = pd.DataFrame(VALUES["predict"]["new"])
+    with pytest.warns(fl.FitWarning, match=r"1 of 3 rows by Subject"):
+        known = fit.predict(new)
+    np.testing.assert_allclose(known, VALUES["predict"]["known"], rtol=1e-6)
+    np.testing.assert_allclose(fit.predict(new, random_effects=False), VALUES["predict"]["population"], rtol=1e-6)
