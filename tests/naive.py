@@ -3,8 +3,13 @@
 y (n,), Z (n, c) with its intercept column where there is one, X (n, p); theta = (omega, sigma2_beta, sigma2_e).
 """
 
+import math
+from fractions import Fraction
+from itertools import pairwise
+
 import numpy as np
 from numpy.linalg import inv, slogdet
+from scipy.optimize import brentq, minimize
 
 
 def covariance(X, sb, se):
@@ -224,3 +229,281 @@ def _block_diagonal(blocks):
         out[at : at + len(block), at : at + len(block)] = block
         at += len(block)
     return out
+
+
+def gaussian_logpdf(y, mean, V):
+    """Log of N(y; mean, V)."""
+    r = y - mean
+    return -0.5 * (len(y) * np.log(2 * np.pi) + slogdet(V)[1] + r @ inv(V) @ r)
+
+
+# What docs/derivation_grouped.md needs beyond `Grouped`: y, X and Z with the weights already in their rows, `root` the
+# whole Λ (random effects × random effects), `first` the derivatives of V in the entries of θ, `second` its second ones.
+
+
+def mixed_model_matrix(y, X, Z, root):
+    """Penalised normal equations of (u, β), bordered by y."""
+    K = np.hstack([Z @ root, X, y[:, None]])
+    C = K.T @ K
+    m = Z.shape[1]
+    C[:m, :m] += np.eye(m)
+    return C
+
+
+def mixed_model_solution(y, X, Z, root):
+    """(û, β̂) of the mixed-model equations."""
+    C = mixed_model_matrix(y, X, Z, root)
+    return np.linalg.solve(C[:-1, :-1], C[:-1, -1])
+
+
+def residual_products(y, X, Z, root):
+    """Zᵀ(y − ZΛû − Xβ̂)."""
+    x = mixed_model_solution(y, X, Z, root)
+    return Z.T @ (y - Z @ root @ x[: Z.shape[1]] - X @ x[Z.shape[1] :])
+
+
+def inverse(y, X, Z, root, reml):
+    """Inverse of the mixed-model equations of u (ML) or of (u, β) (REML)."""
+    k = Z.shape[1] + (X.shape[1] if reml else 0)
+    return inv(mixed_model_matrix(y, X, Z, root)[:k, :k])
+
+
+def cholesky(C):
+    """Lower-triangular L with L Lᵀ = C."""
+    return np.linalg.cholesky(C)
+
+
+def forward(C, A):
+    """L⁻¹ A."""
+    return np.linalg.solve(np.linalg.cholesky(C), A)
+
+
+def exact_differences(x, c):
+    """The numbers x_i − c in rational arithmetic, rounded once."""
+    return np.array([float(Fraction(float(value)) - Fraction(float(c))) for value in x])
+
+
+def least_squares(y, X, weights):
+    """Weighted least squares: coefficients, root mean square of what is left, XᵀWX."""
+    XtWX = X.T @ (weights[:, None] * X)
+    beta = inv(XtWX) @ X.T @ (weights * y)
+    return beta, np.sqrt(np.mean(weights * (y - X @ beta) ** 2)), XtWX
+
+
+def basis_root(B, weights):
+    """The upper-triangular M with positive diagonal and MᵀM = BᵀWB / N."""
+    return np.linalg.cholesky(B.T @ (weights[:, None] * B) / len(B)).T
+
+
+def cross_products(y, X, Z):
+    """Zᵀ[Z X y] and [X y]ᵀ[X y], in the places they have in the mixed-model equations."""
+    K = np.hstack([Z, X, y[:, None]])
+    return K.T @ K
+
+
+def eliminated_one_by_one(factors):
+    """How many factors, in order, have levels that no elimination of the factors before them links; codes (N,) each.
+
+    A graph with an edge between any two levels that occur in one row; eliminating a level links all its neighbours.
+    """
+    first = np.cumsum([0, *(codes.max() + 1 for codes in factors)])
+    linked = np.zeros((first[-1], first[-1]), bool)
+    for row in np.column_stack([codes + at for codes, at in zip(factors, first[:-1], strict=True)]):
+        linked[np.ix_(row, row)] = True
+    for f in range(len(factors)):
+        own = slice(first[f], first[f + 1])
+        if (linked[own, own] & ~np.eye(first[f + 1] - first[f], dtype=bool)).any():
+            return f
+        for level in range(first[f], first[f + 1]):
+            later = np.flatnonzero(linked[level])
+            later = later[later > level]
+            linked[np.ix_(later, later)] = True
+    return len(factors)
+
+
+def projection(model, reml):
+    """What stands in the traces: V⁻¹ for ML, P = V⁻¹ − V⁻¹X(XᵀV⁻¹X)⁻¹XᵀV⁻¹ for REML; and P."""
+    P = model.Vi - model.Vi @ model.X @ inv(model.XtViX) @ model.X.T @ model.Vi
+    return (P if reml else model.Vi), P
+
+
+def grouped_gradient(model, first, reml):
+    """Derivatives of the log-determinant, tr(Q V_a), and of r², −yᵀP V_a P y."""
+    Q, P = projection(model, reml)
+    Py = P @ model.y
+    return np.array([np.sum(Q * V) for V in first]), np.array([-Py @ V @ Py for V in first])
+
+
+def grouped_information(model, first, second, reml):
+    """Second derivatives of −2ℓ in (θ, log σ²), σ² at its optimum given θ."""
+    Q, P = projection(model, reml)
+    Py, sigma2, k = P @ model.y, model.sigma2(reml), len(first)
+    H = np.empty((k + 1, k + 1))
+    for a in range(k):
+        for b in range(k):
+            of_logdet = np.sum(Q * second[a][b]) - np.trace(Q @ first[a] @ Q @ first[b])
+            of_squares = 2 * Py @ first[a] @ P @ first[b] @ Py - Py @ second[a][b] @ Py
+            H[a, b] = of_logdet + of_squares / sigma2
+        H[a, k] = H[k, a] = Py @ first[a] @ Py / sigma2
+    H[k, k] = model.n - model.p if reml else model.n
+    return H
+
+
+def expected_information(model, first, reml):
+    """Expectation of the same, σ² profiled out: tr(Q V_a Q V_b) − tr(Q V_a) tr(Q V_b) / ν."""
+    Q, _ = projection(model, reml)
+    traces = np.array([np.sum(Q * V) for V in first])
+    H = np.array([[np.trace(Q @ Va @ Q @ Vb) for Vb in first] for Va in first])
+    return H - np.outer(traces, traces) / (model.n - model.p if reml else model.n)
+
+
+def level_means(model, Z, levels, reml):
+    """Means over the levels of one factor, Z (N, levels · d), of Z_vᵀ Q Z_v and of Z_vᵀ P y yᵀ P Z_v / σ²."""
+    Q, P = projection(model, reml)
+    groups = np.split(Z, levels, axis=1)
+    c = [Zv.T @ P @ model.y for Zv in groups]
+    M = np.mean([Zv.T @ Q @ Zv for Zv in groups], axis=0)
+    return M, np.mean([np.outer(cv, cv) for cv in c], axis=0) / model.sigma2(reml)
+
+
+def balanced_hessian(model, parts, reml):
+    """`expected_information` if all levels of a factor had the same Z_vᵀ Q Z_v and different levels and factors none.
+
+    `parts`: for every factor Z, levels, Λ (d, d), and the derivatives dΛ_a of Λ. To it 2 tr(D dΛ_a dΛ_bᵀ) is added, D the
+    derivative of the deviance in ΛΛᵀ.
+    """
+    blocks, traces = [], []
+    for Z, levels, root, moves in parts:
+        M, cc = level_means(model, Z, levels, reml)
+        S = [move @ root.T + root @ move.T for move in moves]
+        D = levels * (M - cc)
+        block = [
+            [levels * np.trace(M @ S[a] @ M @ S[b]) + 2 * np.trace(D @ moves[a] @ moves[b].T) for b in range(len(S))]
+            for a in range(len(S))
+        ]
+        blocks.append(np.array(block).reshape(len(S), len(S)))
+        traces += [levels * np.trace(M @ s) for s in S]
+    return _block_diagonal(blocks) - np.outer(traces, traces) / (model.n - model.p if reml else model.n)
+
+
+def boundary_curvature(model, Z, levels, reml):
+    """Second derivatives of the deviance in a column of Λ that is 0: 2 D, D = Σ_v Z_vᵀ Q Z_v − Σ_v c_v c_vᵀ / σ²."""
+    M, cc = level_means(model, Z, levels, reml)
+    return 2 * levels * (M - cc)
+
+
+def moments(y, factors):
+    """Start of the search: Λ of every term; `factors`: (Z, levels, widths of the terms), in standard coordinates."""
+    found = []
+    for Z, levels, widths in factors:
+        d = sum(widths)
+        blocks = np.split(Z, levels, axis=1)
+        n2 = sum(np.sum((Zv.T @ Zv) ** 2) for Zv in blocks) / d  # Σ n_v²
+        total = sum(np.outer(Zv.T @ y, Zv.T @ y) for Zv in blocks) / n2  # G + σ²_e (N / Σ n_v²) I
+        noise = len(y) / n2
+        sigma2 = (1 - np.trace(total)) / (1 - d * noise) if d * noise < 1 else 0.5
+        values, vectors = np.linalg.eigh(total - noise * np.clip(sigma2, 0.05, 1) * np.eye(d))
+        found.append((vectors @ np.diag(np.clip(values, 0.01, 1)) @ vectors.T, widths))
+    sigma2 = max(1 - sum(np.trace(G) for G, _ in found), 0.1)
+    ends = [(G, np.cumsum([0, *widths])) for G, widths in found]
+    return [np.linalg.cholesky(G[a:b, a:b] / sigma2) for G, at in ends for a, b in pairwise(at)]
+
+
+def lower_root(G):
+    """The lower-triangular L with L Lᵀ = G, diagonal ≥ 0; a column of zeros for every pivot that is 0 (to 1e-12)."""
+    rest, L = G.copy(), np.zeros_like(G)
+    for j in range(len(G)):
+        if rest[j, j] > 1e-12:
+            L[:, j] = rest[:, j] / np.sqrt(rest[j, j])
+            rest -= np.outer(L[:, j], L[:, j])
+    return L
+
+
+def trust_region_step(g, B, radius):
+    """The minimum of gᵀs + ½ sᵀBs over ‖s‖ ≤ radius: s = −(B + μI)⁻¹g with the smallest μ ≥ 0 that will do."""
+    eye = np.eye(len(g))
+    least = max(0.0, -np.linalg.eigvalsh(B)[0])
+
+    def step(mu):
+        return -np.linalg.solve(B + mu * eye, g)
+
+    mu = 0.0
+    if least > 0 or np.linalg.norm(step(0.0)) > radius:
+        lo, hi = least + 1e-14, least + np.linalg.norm(g) / radius
+        mu = brentq(lambda mu: np.linalg.norm(step(mu)) - radius, lo, hi, xtol=1e-14)
+    s = step(mu)
+    return s, -(g @ s) - s @ B @ s / 2
+
+
+def minimum(f, x, jac=None):
+    """The smallest value of f that a general-purpose search finds from x, and where."""
+    found = minimize(f, x, jac=jac, method="BFGS", options={"gtol": 1e-7, "maxiter": 1000})
+    return found.fun, found.x
+
+
+def held_deviance(f, x, place, value):
+    """The smallest value of f with x[place] held."""
+    others = np.delete(np.arange(len(x)), place)
+
+    def held(free):
+        at = np.empty(len(x))
+        at[place], at[others] = value, free
+        return f(at)
+
+    return minimum(held, np.asarray(x, dtype=float)[others])[0]
+
+
+def kriging(model, X, Z, own, reml):
+    """Best linear unbiased prediction of x'β + z'b: means and variances; `own`: what groups not in the data add, over σ²."""
+    K = Z @ model.G @ model.Z.T
+    mean = X @ model.beta + K @ model.Vi @ model.residual
+    rest = X - K @ model.Vi @ model.X
+    variance = np.diag(Z @ model.G @ Z.T - K @ model.Vi @ K.T + rest @ inv(model.XtViX) @ rest.T) + own
+    return mean, model.sigma2(reml) * variance
+
+
+def sd_and_cor(covariances, sigma2):
+    """Standard deviations and correlations of covariances relative to σ², term by term; then σ."""
+    found = []
+    for G in covariances:
+        sd = np.sqrt(np.diag(G))
+        found += [*(np.sqrt(sigma2) * sd), *(G / np.outer(sd, sd))[np.triu_indices(len(G), 1)]]
+    return np.array([*found, np.sqrt(sigma2)])
+
+
+def delta_method(f, x, C):
+    """Standard errors of f(x), x with covariance C."""
+    moves = 1e-5 * np.eye(len(x))
+    J = np.column_stack([(f(x + move) - f(x - move)) / 2e-5 for move in moves])
+    return np.sqrt(np.diag(J @ C @ J.T))
+
+
+def satterthwaite(model, first, C, reml):
+    """2 v² / (gᵀ C g) of every fixed effect, v = se² with its gradient g in (θ, log σ²), C the covariance of those."""
+    B, sigma2 = inv(model.XtViX), model.sigma2(reml)
+    v = sigma2 * np.diag(B)
+    ViXB = model.Vi @ model.X @ B
+    g = np.column_stack([*(sigma2 * np.diag(ViXB.T @ V @ ViXB) for V in first), v])
+    return 2 * v**2 / np.diag(g @ C @ g.T)
+
+
+def chi_bar_weights(information):
+    """Weights of χ²_0, χ²_1, … of the squared length of a normal vector projected on a half-line or a quadrant.
+
+    `information` (1, 1) or (2, 2): inverse covariance of the vector, and the metric of the projection.
+    """
+    if len(information) == 1:
+        return np.array([0.5, 0.5])
+    cosine = information[0, 1] / np.sqrt(information[0, 0] * information[1, 1])
+    share = np.arccos(cosine) / (2 * np.pi)  # the quadrant's, where both are positive
+    return np.array([0.5 - share, 0.5, share])
+
+
+def mixture_p(statistic, weights):
+    """P(T ≥ statistic > 0) of a mixture of χ²_0, χ²_1, …"""
+    x = statistic / 2
+    tails = [0.0, math.erfc(math.sqrt(x)), math.exp(-x)]
+    while len(tails) < len(weights):
+        k = len(tails) - 2
+        tails.append(tails[k] + x ** (k / 2) * math.exp(-x) / math.gamma(k / 2 + 1))
+    return np.dot(weights, tails[: len(weights)])

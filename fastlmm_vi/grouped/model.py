@@ -79,6 +79,8 @@ def lmm(
     """
     if method not in METHODS:
         raise ValueError(f"method={method!r} is not known: choose one of {', '.join(map(repr, METHODS))}.")
+    if not isinstance(max_iter, int) or max_iter < 1:
+        raise ValueError(f"max_iter={max_iter!r} is not a number of iterations: give 1, 2, …")
     start = time.perf_counter()
     design = build(formula, data, weights=weights, missing=missing)
     framed = time.perf_counter()

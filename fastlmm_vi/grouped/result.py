@@ -12,7 +12,7 @@ import pandas as pd
 import scipy.stats
 from numpy.typing import NDArray
 
-from ..errors import ConvergenceWarning
+from ..errors import ConvergenceWarning, DataError
 from ..progress import stages
 from ..result import Array, Status
 from . import parameters, prediction, profiling, reml, resampling, summary
@@ -20,6 +20,9 @@ from .cross_products import CrossProducts
 from .likelihood import Likelihood
 from .solution import Solution
 from .uncertainty import Uncertainty
+
+# Residual sd, relative to that of least squares, which rounding in differences of squares does not show any more.
+EXACT = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
@@ -72,6 +75,11 @@ class MixedFit:
     ) -> "MixedFit":
         """Fit the model of these cross products.
 
+        Raises
+        ------
+        DataError
+            If no residual is left.
+
         Warns
         -----
         ConvergenceWarning
@@ -81,6 +89,11 @@ class MixedFit:
         likelihood = Likelihood(data, method == "reml")
         optimum = reml.fit(likelihood, max_iter)
         found, constant = optimum.minimum, likelihood.constant
+        if optimum.at.squares < EXACT**2 * likelihood.degrees:
+            raise DataError(
+                f"Fixed and random effects together explain {data.design.response} exactly: no residual is left, and the "
+                "likelihood grows without end. Drop a term, or look whether the response was computed from the groups."
+            )
         fit = cls(
             formula=formula,
             method=method,

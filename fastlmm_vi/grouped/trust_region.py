@@ -13,6 +13,8 @@ ROUGH = 1e-2  # predicted decrease at which the Hessian is computed
 FINE = (
     1e-16  # predicted decrease, relative to |f|, at which one more step ends the search: values of f no longer show it
 )
+SMALL = 1e-8  # predicted decrease at which the point is called a minimum: far below any digit that matters
+ROUNDING = 1e-14  # of f, relative
 STEP = 1e-5  # of parameters of order 1, for differences of the gradient
 
 
@@ -60,8 +62,8 @@ def minimise(f: Callable[[Array], V], x: Array, now: V, B: Array, max_iter: int)
         return f(at)
 
     path = [(x, now.deviance)]
-    radius, exact, decrease = 1.0, False, np.inf
-    while len(path) <= max_iter:
+    radius, exact, decrease, noise = 1.0, False, np.inf, np.inf
+    for _ in range(max_iter):
         step, decrease = newton_step(now.gradient, B, radius)
         done = decrease <= FINE * max(1.0, abs(now.deviance))
         if not exact and (done or decrease < ROUGH):
@@ -73,13 +75,9 @@ def minimise(f: Callable[[Array], V], x: Array, now: V, B: Array, max_iter: int)
                 x, now = x + step, new
             break
         gained = now.deviance - new.deviance
-        if np.isfinite(new.deviance):
-            rest = new.gradient - now.gradient - B @ step
-            along = float(rest @ step)
-            if abs(along) > 1e-8 * float(np.linalg.norm(rest) * np.linalg.norm(step)):
-                B = B + np.outer(rest, rest) / along
-        noise = 1e-14 * max(1.0, abs(now.deviance))
-        if gained < -noise or (gained < 0.1 * decrease - noise):
+        noise = ROUNDING * max(1.0, abs(now.deviance))
+        B = _rank_one(B, step, new.gradient - now.gradient)
+        if gained < 0.1 * decrease - noise:
             radius = 0.25 * float(np.linalg.norm(step))
         elif gained > 0.75 * decrease and np.linalg.norm(step) > 0.8 * radius:
             radius *= 2.0
@@ -87,10 +85,18 @@ def minimise(f: Callable[[Array], V], x: Array, now: V, B: Array, max_iter: int)
             x, now = x + step, new
             path.append((x, now.deviance))
             exact = exact and decrease < 10.0 * ROUGH
-        elif decrease < 1e3 * noise:  # rounding: nothing is left to gain
+        elif decrease < 1e3 * noise or radius < 1e-12:  # nothing is left to gain
             break
-    done = decrease <= 1e-9 * max(1.0, abs(now.deviance)) and exact
-    return Minimum(x, now, B, decrease, count, tuple(path), done)
+    return Minimum(x, now, B, decrease, count, tuple(path), exact and decrease < max(SMALL, 1e3 * noise))
+
+
+def _rank_one(B: Array, step: Array, change: Array) -> Array:
+    """B, corrected so that it maps the step to the change of the gradient, where that can be done safely."""
+    rest = change - B @ step
+    along = float(rest @ step)
+    if not abs(along) > 1e-8 * float(np.linalg.norm(rest) * np.linalg.norm(step)):  # NaN too
+        return B
+    return B + np.outer(rest, rest) / along
 
 
 def _steepest(value: Value) -> float:

@@ -188,18 +188,17 @@ def eliminate(pattern, L, T):
         for v in range(p.group[f], p.group[f + 1]):
             at = p.panel[v]
             rows = (p.panel[v + 1] - at) // d
-            for i in range(rows):  # Cholesky of the first d rows; the rest times the inverse of its transpose
-                for j in range(min(i + 1, d)):
-                    total = L[at + i * d + j]
+            for j in range(d):  # Cholesky of the first d rows; the rest times the inverse of its transpose
+                for i in range(j, rows):
                     for k in range(j):
-                        total -= L[at + i * d + k] * L[at + j * d + k]
-                    if i > j:
-                        L[at + i * d + j] = total / L[at + j * d + j]
-                    else:
-                        if not total > 0.0:
-                            return math.nan
-                        L[at + i * d + i] = math.sqrt(total)
-                        pivots *= total
+                        L[at + i * d + j] -= L[at + i * d + k] * L[at + j * d + k]
+                pivot = L[at + j * d + j]
+                if not pivot > 0.0:
+                    return math.nan
+                pivots *= pivot
+                pivot = 1.0 / math.sqrt(pivot)
+                for i in range(j, rows):
+                    L[at + i * d + j] *= pivot
             if pivots > 1e100:
                 half += 0.5 * math.log(pivots)
                 pivots = 1.0
@@ -416,15 +415,15 @@ def selected_inverse(pattern, L, inverse, S):
             for r in range(p.effect[-1] - head, k):
                 index[rows] = head + r
                 rows += 1
-            for i in range(rows):  # H = (rows below) L_vv⁻¹
-                for c in range(d - 1, -1, -1):
-                    total = L[at + (d + i) * d + c]
+            own = at + d * d
+            for c in range(d - 1, -1, -1):  # H = (rows below) L_vv⁻¹
+                pivot = 1.0 / L[at + c * d + c]
+                for i in range(rows):
+                    total = L[own + i * d + c]
                     for s in range(c + 1, d):
                         total -= H[i * d + s] * L[at + s * d + c]
-                    H[i * d + c] = total / L[at + c * d + c]
-            own = at + d * d
-            for i in range(rows * d):
-                S[own + i] = 0.0
+                    H[i * d + c] = total * pivot
+                    S[own + i * d + c] = 0.0
             for i in range(inside, rows):
                 line = inverse[index[i] - head]
                 for j in range(inside, i):

@@ -1,0 +1,658 @@
+"""Each formula of docs/derivation_grouped.md, evaluated by its function and by its dense twin; the bridge to the wide model."""
+
+import importlib
+import re
+from functools import cache, cached_property
+from pathlib import Path
+
+import grouped_problems as problems
+import naive
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+from fastlmm_vi_kernels import blocks as kernels
+from fastlmm_vi_kernels.blocks import Pattern, Products
+from problems import PROBLEMS
+
+from fastlmm_vi import WideLMM, lmm, lrt
+from fastlmm_vi.grouped import blocks, parameters, profiling, reml, trust_region
+from fastlmm_vi.grouped import lrt as lrt_module
+from fastlmm_vi.grouped.cross_products import CrossProducts
+from fastlmm_vi.grouped.design import GroupedDesign, Term
+from fastlmm_vi.grouped.factor import Factor
+from fastlmm_vi.grouped.likelihood import Likelihood, Workspace
+from fastlmm_vi.grouped.model_frame import build
+from fastlmm_vi.grouped.result import MixedFit
+from fastlmm_vi.grouped.solution import Solution
+from fastlmm_vi.grouped.standard import StandardTerm, exact_centre, standard_term, standard_x
+from fastlmm_vi.grouped.uncertainty import Uncertainty
+from fastlmm_vi.wide.basis import LIKELIHOOD, RESTRICTED
+from fastlmm_vi.wide.design import build as build_wide
+from fastlmm_vi.wide.spectrum import Spectrum
+
+PAGE = (Path(__file__).resolve().parents[1] / "docs" / "derivation_grouped.md").read_text(encoding="utf-8")
+PAIRS = re.findall(r"^→ `([\w.]+)` · twin `naive\.([\w.]+)`$", PAGE, flags=re.MULTILINE)
+METHODS = pytest.mark.parametrize("restricted", [False, True], ids=["ML", "REML"])
+
+
+def block_diagonal(parts):
+    return naive._block_diagonal(parts)
+
+
+class Setting:
+    """One random problem with everything that the formulas speak of, in standard coordinates and in those given."""
+
+    def __init__(self, seed, restricted):
+        self.seed, self.reml = seed, restricted
+        self.problem = problems.draw(seed)
+        self.design = build(self.problem.formula, self.problem.frame, weights=self.problem.weights)
+        self.data = CrossProducts.of(self.design)
+        self.likelihood = Likelihood(self.data, restricted)
+        theta = np.random.default_rng(seed + 1000).normal(size=self.likelihood.free.size)
+        roots = [reml.canonical(L)[0] for L in self.likelihood.unpack(theta)]
+        self.theta = self.likelihood.pack(roots)
+        self.X, self.y, self.n = self.data.fixed.Q, self.data.fixed.y, len(self.design.y)
+        self.parts = [expand(group.basis, group.factor.codes, group.levels) for group in self.data.groups]
+        self.Z = np.hstack(self.parts)
+        self.weights = np.ones(self.n) if self.design.weights is None else self.design.weights
+
+    def lam(self, theta):
+        """Λ_f of every factor."""
+        place = self.data.pattern.place
+        lam = self.likelihood.lam(theta)
+        return [lam[a:b].reshape(g.d, g.d) for g, a, b in zip(self.data.groups, place[:-1], place[1:], strict=True)]
+
+    def expand(self, lams):
+        """The whole of a Λ, or of a change of it, of all levels of all factors."""
+        return block_diagonal([np.kron(np.eye(g.levels), L) for g, L in zip(self.data.groups, lams, strict=True)])
+
+    def root(self, theta):
+        return self.expand(self.lam(theta))
+
+    def standard(self, theta):
+        """The dense model in standard coordinates."""
+        root = self.root(theta)
+        return naive.Grouped(self.y, self.X, [self.Z], [root @ root.T], np.ones(self.n))
+
+    def weighted(self, theta):
+        """The dense model in the units given, weights in the rows."""
+        root, w = self.root(theta), np.sqrt(self.weights)
+        y, X = self.design.y * w, self.design.X * w[:, None]
+        return naive.Grouped(y, X, [self.Z], [root @ root.T], np.ones(self.n))
+
+    def given(self, theta):
+        """The dense model of the data as given."""
+        return problems.dense(self.design, Solution(self.likelihood, theta).roots)
+
+    def moves(self, theta):
+        """The change of every Λ_f with every entry of θ."""
+        eye = np.eye(theta.size)
+        return [self.lam(row) for row in eye]
+
+    def derivatives(self, theta):
+        """First and second derivatives of V in θ."""
+        root, moves = self.root(theta), [self.expand(move) for move in self.moves(theta)]
+        first = [self.Z @ (move @ root.T + root @ move.T) @ self.Z.T for move in moves]
+        second = [[self.Z @ (a @ b.T + b @ a.T) @ self.Z.T for b in moves] for a in moves]
+        return first, second
+
+    @cached_property
+    def factored(self):
+        """Every kernel's result at θ, one after another: the filled matrix, its factor, the rest."""
+        p, products, work = self.data.pattern, self.data.products, Workspace.of(self.data, with_x=self.reml)
+        lam = self.likelihood.lam(self.theta)
+        kernels.fill(p, products, lam, work.L, work.T)
+        filled = self.assemble(work.L, work.T)
+        half = kernels.eliminate(p, work.L, work.T)
+        assert kernels.cholesky(work.T) == len(work.T)
+        factor = np.tril(self.assemble(work.L, work.T))
+        kernels.invert(work.T, work.inverse)
+        kernels.solve(p, work.L, work.T, work.x)
+        kernels.unexplained(p, products, lam, work.x, work.c)
+        kernels.selected_inverse(p, work.L, work.inverse, work.S)
+        arrays = work.x, work.c, work.inverse, work.S, work.of_logdet, work.of_squares
+        kernels.gradient(p, products, lam, *arrays)
+        return filled, factor, half, work
+
+    def places(self):
+        """Row, column and place of every number of the panels, in the order of the mixed-model equations."""
+        p, found = self.data.pattern, []
+        for f in range(p.leading):
+            d = p.width[f]
+            for v in range(p.group[f], p.group[f + 1]):
+                own = p.effect[f] + (v - p.group[f]) * d
+                rows = [np.arange(own, own + d)]
+                for e in range(p.near[v], p.near[v + 1]):
+                    rows.append(p.row[e] + np.arange(p.width[p.factor[e]]))
+                rows.append(p.effect[-1] + np.arange(p.q))
+                row, column = np.meshgrid(np.concatenate(rows), np.arange(own, own + d), indexing="ij")
+                place = p.panel[v] + np.arange(row.size)
+                found.append(np.column_stack([row.ravel(), column.ravel(), place]))
+        return np.concatenate(found).T
+
+    def assemble(self, panels, tail):
+        """The lower triangle of the whole matrix; what no block holds is 0."""
+        p = self.data.pattern
+        head, size = p.effect[p.leading], p.effect[-1] + p.q
+        out = np.zeros((size, size))
+        row, column, place = self.places()
+        out[row, column] = panels[place]
+        out[head:, head:] = tail
+        return np.tril(out)
+
+    @cached_property
+    def fit(self):
+        return MixedFit.of(self.data, self.design.formula, "reml" if self.reml else "ml")
+
+
+def expand(basis, codes, levels):
+    """Z of one factor: the basis in the columns of its level, (N, levels · d)."""
+    n, d = basis.shape
+    Z = np.zeros((n, levels, d))
+    Z[np.arange(n), codes] = basis
+    return Z.reshape(n, levels * d)
+
+
+# Section 2.
+
+
+def check_fill(s):
+    return s.factored[0], np.tril(naive.mixed_model_matrix(s.y, s.X, s.Z, s.root(s.theta)))
+
+
+def check_solve(s):
+    return s.factored[3].x, naive.mixed_model_solution(s.y, s.X, s.Z, s.root(s.theta))
+
+
+def check_deviance(s):
+    assert s.likelihood(s.theta).logdet == pytest.approx(
+        np.linalg.slogdet(s.standard(s.theta).V)[1]
+        + (np.linalg.slogdet(s.standard(s.theta).XtViX)[1] if s.reml else 0.0)
+    )
+    return s.likelihood(s.theta).deviance + s.likelihood.constant, s.given(s.theta).deviance(s.reml)
+
+
+# Section 3.
+
+
+def check_centre(s):
+    got, expected = [], []
+    for column in (s.design.y, *s.design.X.T, 1e9 + s.design.y, np.round(s.design.y, 1) + 3e5):
+        c = exact_centre(column)
+        assert abs(c - column.mean()) <= 2 * np.spacing(np.abs(column).max())
+        got.append(column - c)
+        expected.append(naive.exact_differences(column, c))
+    same = [np.array_equal(a, b) for a, b in zip(got, expected, strict=True)]
+    assert all(same)  # to the last bit
+    return np.array(got), np.array(expected)
+
+
+def check_standard_x(s):
+    x = standard_x(s.design)
+    beta, scale, XtWX = naive.least_squares(s.design.y, s.design.X, s.weights)
+    np.testing.assert_allclose(x.Q.T @ x.Q, np.eye(len(beta)), atol=1e-13)
+    np.testing.assert_allclose(x.Q.T @ x.y, 0.0, atol=1e-12)
+    got = [x.least_squares, [x.scale, x.logdet], (x.to_beta @ x.to_beta.T).ravel()]
+    return np.concatenate(got), np.r_[beta, scale, np.linalg.slogdet(XtWX)[1], np.linalg.inv(XtWX).ravel()]
+
+
+def check_standard_term(s):
+    got, expected = [], []
+    for term in s.design.terms:
+        standard = standard_term(term, s.design.weights)
+        B, d = standard.basis, len(term.names)
+        np.testing.assert_allclose(B.T @ B, s.n * np.eye(d), atol=1e-11 * s.n)
+        np.testing.assert_allclose(B @ standard.M, term.basis * np.sqrt(s.weights)[:, None], rtol=1e-9, atol=1e-11)
+        got.append(standard.M.ravel())
+        expected.append(naive.basis_root(term.basis, s.weights).ravel())
+    return np.concatenate(got), np.concatenate(expected)
+
+
+def check_constant(s):
+    return s.likelihood.constant, s.given(s.theta).deviance(s.reml) - s.standard(s.theta).deviance(s.reml)
+
+
+# Section 4.
+
+
+def check_order(s):
+    groups, leading = blocks.order(s.data.groups)
+    return leading, naive.eliminated_one_by_one([group.factor.codes for group in groups])
+
+
+def check_sums(s):
+    pattern, products = blocks.sums(s.data.groups, s.data.pattern.leading, np.column_stack([s.X, s.y]))
+    head, size = pattern.effect[pattern.leading], pattern.effect[-1]
+    tail = np.zeros((size - head + pattern.q,) * 2)
+    for (left, right), (i, j), at in zip(pattern.tail_factor, pattern.tail_row, pattern.tail_block, strict=True):
+        a, b = pattern.width[left], pattern.width[right]
+        block = products.tail[at : at + a * b].reshape(a, b)
+        tail[i - head : i - head + a, j - head : j - head + b] = block
+    tail[size - head :, : size - head] = products.border.T
+    tail[size - head :, size - head :] = products.corner
+    return s.assemble(products.panels, tail), np.tril(naive.cross_products(s.y, s.X, s.Z))
+
+
+def check_eliminate(s):
+    _, factor, half, _ = s.factored
+    C = naive.mixed_model_matrix(s.y, s.X, s.Z, s.root(s.theta))
+    head = s.data.pattern.effect[s.data.pattern.leading]
+    expected = naive.cholesky(C)
+    assert half == pytest.approx(np.log(np.diag(expected)[:head]).sum(), rel=1e-10)
+    return factor, expected
+
+
+# Section 5.
+
+
+def check_selected_inverse(s):
+    work, p = s.factored[3], s.data.pattern
+    dense = naive.inverse(s.y, s.X, s.Z, s.root(s.theta), s.reml)
+    row, column, place = s.places()
+    held = row < len(dense)
+    np.testing.assert_allclose(work.inverse, dense[p.effect[p.leading] :, p.effect[p.leading] :], rtol=1e-7, atol=1e-10)
+    return work.S[place[held]], dense[row[held], column[held]]
+
+
+def check_unexplained(s):
+    return s.factored[3].c, naive.residual_products(s.y, s.X, s.Z, s.root(s.theta))
+
+
+def check_gradient(s):
+    got, expected = [], []
+    for theta in (s.theta, np.where(np.arange(s.theta.size) % 2, 0.0, s.theta)):  # the second: with entries at 0
+        at = s.likelihood(theta)
+        of_logdet, of_squares = naive.grouped_gradient(s.standard(theta), s.derivatives(theta)[0], s.reml)
+        got += [at.of_logdet[s.likelihood.free], at.of_squares[s.likelihood.free], at.gradient]
+        nu = s.likelihood.degrees
+        expected += [of_logdet, of_squares, of_logdet + nu / at.squares * of_squares]
+    np.testing.assert_array_equal(s.factored[3].of_logdet, s.likelihood(s.theta).of_logdet)
+    return np.concatenate(got), np.concatenate(expected)
+
+
+def check_boundary(s):
+    """A last column of the first term at 0: curvature 2 D in its entry, 0 with all other entries, and no slope."""
+    triangles = s.likelihood.unpack(s.theta)
+    triangles[0][:, -1] = 0.0
+    theta, d = s.likelihood.pack(triangles), len(triangles[0])
+    place = d * (d + 1) // 2 - 1
+    at = s.likelihood(theta)
+    assert at.gradient[place] == pytest.approx(0.0, abs=1e-12)
+    H = trust_region.differences(s.likelihood, theta, at.gradient)
+    # the first term's effects are the first of their factor's
+    group = s.data.groups[0]
+    curvature = naive.boundary_curvature(s.standard(theta), s.parts[0], group.levels, s.reml)
+    expected = np.zeros(theta.size)
+    expected[place] = curvature[d - 1, d - 1]
+    return H[place], expected
+
+
+# Section 6.
+
+
+def check_start(s):
+    factors = [
+        (Z, group.levels, [len(s.data.terms[k].M) for k in group.terms])
+        for Z, group in zip(s.parts, s.data.groups, strict=True)
+    ]
+    return reml.start(s.likelihood), s.likelihood.pack(naive.moments(s.y, factors))
+
+
+def check_expected_hessian(s):
+    moves = s.moves(s.theta)
+    parts = [
+        (s.parts[f], group.levels, s.lam(s.theta)[f], [move[f] for move in moves if move[f].any()])
+        for f, group in enumerate(s.data.groups)
+    ]
+    got = reml.expected_hessian(s.likelihood, s.theta, s.likelihood(s.theta))
+    return got, naive.balanced_hessian(s.standard(s.theta), parts, s.reml)
+
+
+def check_newton_step(s):
+    rng = np.random.default_rng(s.seed)
+    got, expected = [], []
+    for shift, radius in ((3.0, 100.0), (3.0, 0.1), (0.0, 0.5), (-3.0, 1.0)):
+        B = rng.normal(size=(4, 4))
+        B, g = B + B.T + shift * np.eye(4), rng.normal(size=4)
+        (step, decrease), (best, most) = (f(g, B, radius) for f in (trust_region.newton_step, naive.trust_region_step))
+        assert np.linalg.norm(step) <= radius * (1 + 1e-12)
+        got += [*step, decrease]
+        expected += [*best, most]
+    return np.array(got), np.array(expected)
+
+
+def check_fit(s):
+    best = reml.fit(s.likelihood)
+    nu = s.likelihood.degrees
+
+    def gradient(theta):
+        model = s.standard(theta)
+        of_logdet, of_squares = naive.grouped_gradient(model, s.derivatives(theta)[0], s.reml)
+        return of_logdet + of_squares / model.sigma2(s.reml)
+
+    start = s.likelihood.pack([0.5 * np.eye(len(L)) for L in s.likelihood.unpack(s.theta)])
+    value, theta = naive.minimum(lambda theta: s.standard(theta).deviance(s.reml), start, gradient)
+    assert best.minimum.converged
+    assert best.at.deviance <= value + 1e-9 * nu
+    covariances = [np.concatenate([(L @ L.T).ravel() for L in s.lam(at)]) for at in (best.theta, theta)]
+    return np.r_[best.at.deviance, covariances[0]], np.r_[value, covariances[1]]
+
+
+def check_canonical(s):
+    rng = np.random.default_rng(s.seed)
+    got, expected = [], []
+    for d in (1, 2, 3, 4):
+        for lost in range(d + 1):
+            L = np.tril(rng.normal(size=(d, d)))
+            L[:, rng.choice(d, lost, replace=False)] = 0.0
+            out, rank = reml.canonical(L)
+            np.testing.assert_allclose(out @ out.T, L @ L.T, atol=1e-12)
+            assert rank == np.linalg.matrix_rank(L) == (np.diag(out) > 0).sum()
+            assert not out[:, np.diag(out) == 0.0].any()
+            got.append(out.ravel())
+            expected.append(naive.lower_root(L @ L.T).ravel())
+    return np.concatenate(got), np.concatenate(expected)
+
+
+# Section 7.
+
+
+def check_beta(s):
+    solution, twin = Solution(s.likelihood, s.theta), s.given(s.theta)
+    covariance = twin.sigma2(s.reml) * np.linalg.inv(twin.XtViX)
+    got = np.r_[solution.beta, solution.sigma, solution.beta_cov.ravel()]
+    beta = naive.gls(s.design.y, s.design.X, twin.V)
+    return got, np.r_[beta, np.sqrt(twin.sigma2(s.reml)), covariance.ravel()]
+
+
+def check_effects(s):
+    effects = Solution(s.likelihood, s.theta).effects
+    return np.concatenate([effects[k].ravel() for k in sorted(effects)]), s.given(s.theta).effects()
+
+
+def check_effect_cov(s):
+    solution, covariance = Solution(s.likelihood, s.theta), s.given(s.theta).effects_cov(s.reml)
+    got = block_diagonal([block for k in sorted(solution.effect_cov) for block in solution.effect_cov[k]])
+    return got, np.where(got != 0.0, covariance, 0.0)
+
+
+def check_forward(s):
+    p, work = s.data.pattern, s.factored[3]
+    C = naive.mixed_model_matrix(s.y, s.X, s.Z, s.root(s.theta))[:-1, :-1]
+    rng = np.random.default_rng(s.seed)
+    A = rng.normal(size=(len(C), 3)) * (rng.random((len(C), 1)) < 0.3)
+    expected = naive.forward(C, A)
+    kernels.forward(p, work.L, A)
+    head = p.effect[p.leading]
+    A[head:] = np.linalg.solve(np.tril(work.T[:-1, :-1]), A[head:])
+    return A, expected
+
+
+def check_variance_of(s):
+    solution, twin, rng = Solution(s.likelihood, s.theta), s.given(s.theta), np.random.default_rng(s.seed)
+    X, rows, dense = rng.normal(size=(5, s.design.X.shape[1])), [], []
+    for term in s.design.terms:
+        levels, d = len(term.factor.levels), len(term.names)
+        coefficients, codes = rng.normal(size=(5, d)), rng.integers(-1, levels, 5)
+        rows.append((coefficients, codes))
+        dense.append(expand(np.where(codes[:, None] < 0, 0.0, coefficients), codes, levels))
+    combine = np.hstack([X, *dense])
+    return solution.variance_of(X, rows), np.diag(combine @ twin.joint_cov(s.reml) @ combine.T)
+
+
+def check_predict(s):
+    """Rows of the data with other covariates, every third of groups that the fit has not seen."""
+    fit, rng = s.fit, np.random.default_rng(s.seed)
+    frame = s.problem.frame.sample(9, random_state=s.seed).reset_index(drop=True)
+    frame[["x0", "x1", "x2", "x3"]] += rng.normal(size=(9, 4))
+    for name in {term.factor.name for term in s.design.terms}:
+        frame.loc[::3, name] = "another"
+    with pytest.warns(match="not in the data of the fit"):
+        table = fit.predict(frame, interval="prediction", level=0.9)
+    rows, twin = s.design.rows(frame), s.given(fit.standard_theta)
+    Z, own = [], np.ones(9)  # σ² of the new observation itself
+    for k, (term, new) in enumerate(zip(s.design.terms, rows.terms, strict=True)):
+        known = new.codes >= 0
+        Z.append(expand(new.basis * known[:, None], new.codes, len(term.factor.levels)))
+        G = fit.solution.roots[k] @ fit.solution.roots[k].T
+        own += np.where(known, 0.0, np.einsum("ij,jk,ik->i", new.basis, G, new.basis))
+    mean, variance = naive.kriging(twin, rows.X, np.hstack(Z), own, s.reml)
+    half = scipy.stats.norm.ppf(0.95) * np.sqrt(variance)
+    return table.to_numpy(), np.column_stack([mean, mean - half, mean + half])
+
+
+# Section 8, at the optimum of the fit.
+
+
+def curvature(s):
+    """Entries of θ̂ that are not in a column of zeros, derivatives of V in them, and the dense Hessian."""
+    theta = s.fit.standard_theta
+    first, second = s.derivatives(theta)
+    active = s.fit.uncertainty.active
+    first, second = [first[a] for a in active], [[second[a][b] for b in active] for a in active]
+    return theta, first, naive.grouped_information(s.standard(theta), first, second, s.reml)
+
+
+def check_hessian(s):
+    return s.fit.uncertainty.hessian, curvature(s)[2]
+
+
+def check_standard_errors(s):
+    theta, _, H = curvature(s)
+    active = s.fit.uncertainty.active
+
+    def values(phi):
+        moved = theta.copy()
+        moved[active] = phi[:-1]
+        triangles = dict(zip(s.likelihood.terms, s.likelihood.unpack(moved), strict=True))
+        roots = [np.linalg.solve(s.data.terms[k].M, triangles[k]) for k in sorted(triangles)]
+        return naive.sd_and_cor([root @ root.T for root in roots], np.exp(phi[-1]))
+
+    phi = np.append(theta[active], 2 * np.log(s.fit.sigma))
+    with np.errstate(invalid="ignore"):
+        expected = naive.delta_method(values, phi, 2 * np.linalg.inv(H))
+    return s.fit.uncertainty.of(parameters.values), expected
+
+
+def check_satterthwaite(s):
+    theta, first, H = curvature(s)
+    expected = naive.satterthwaite(s.weighted(theta), first, 2 * np.linalg.inv(H), s.reml)
+    return s.fit.uncertainty.satterthwaite(), expected
+
+
+# Sections 9 and 10, on a problem of their own: one factor, intercept and slope.
+
+
+@cache
+def slopes():
+    rng = np.random.default_rng(4)
+    frame = pd.DataFrame({"g": np.arange(60) % 9, "h": np.arange(60) % 5, "x": rng.normal(size=60) + 1.0})
+    b, c = rng.normal(size=(9, 2)) @ [[1.0, 0.4], [0.0, 0.7]], rng.normal(size=5)
+    frame["y"] = 1.0 + 0.5 * frame["x"] + b[frame["g"], 0] + b[frame["g"], 1] * frame["x"] + rng.normal(size=60)
+    frame["y"] += c[frame["h"]]
+    return frame
+
+
+def check_zeta(s):
+    """Every parameter held at two values; the dense deviance as a function of (sd, sd, correlation, σ), and of y − x_j β_j."""
+    frame = slopes()
+    fit = lmm("y ~ x + (1 + x | g)", frame, method="reml" if s.reml else "ml")
+    ml = fit.refit("ml")
+    design = fit.data.design
+    Z = expand(design.terms[0].basis, design.terms[0].factor.codes, 9)
+
+    def deviance(phi, y=design.y, X=design.X):
+        sd, cor, sigma = phi[:2], phi[2], phi[3]
+        G = np.outer(sd, sd) * [[1.0, cor], [cor, 1.0]] / sigma**2
+        model = naive.Grouped(y, X, [Z], [np.kron(np.eye(9), G)], np.ones(60))
+        squares = model.residual @ model.Vi @ model.residual
+        return np.linalg.slogdet(model.V)[1] + 60 * np.log(2 * np.pi * sigma**2) + squares / sigma**2
+
+    start = ml.variances.loc[["sd_g__Intercept", "sd_g__x", "cor_g__Intercept__x", "sigma"], "estimate"].to_numpy()
+    lowest = naive.minimum(deviance, start)[0]
+    got, expected = [], []
+    for place, name in enumerate(["sd_g__Intercept", "sd_g__x", "cor_g__Intercept__x", "sigma"]):
+        for factor in (0.8, 1.3):
+            value = factor * start[place]
+            got.append(profiling.Profile(fit, name).zeta(value))
+            expected.append(np.sign(factor - 1) * np.sqrt(naive.held_deviance(deviance, start, place, value) - lowest))
+    for j, name in enumerate(["b_Intercept", "b_x"]):
+        value = ml.fixed_effects.iloc[j] + 1.5 * ml.se.iloc[j]
+        moved, others = design.y - value * design.X[:, j], np.delete(design.X, j, axis=1)
+        got.append(profiling.Profile(fit, name).zeta(value))
+        expected.append(np.sqrt(naive.minimum(lambda phi, y=moved, X=others: deviance(phi, y, X), start)[0] - lowest))
+    return np.array(got), np.array(expected)
+
+
+def check_reference(s):
+    """A variance; a variance with a covariance; two variances of factors whose levels all occur together."""
+    rng = np.random.default_rng(s.seed)
+    cells = np.stack(np.meshgrid(range(6), range(5), range(4), indexing="ij")).reshape(3, -1)
+    frame = pd.DataFrame(dict(zip("abc", cells, strict=True))).assign(x=rng.normal(size=120), y=rng.normal(size=120))
+    frame["y"] += rng.normal(size=4)[frame["c"]] + rng.normal(size=120)
+    formulas = [
+        ("(1 | c)", "(1 | c) + (1 | a)"),
+        ("(1 | c)", "(1 + x | c)"),
+        ("(1 | c)", "(1 | c) + (1 | a) + (1 | b)"),
+    ]
+    method = "reml" if s.reml else "ml"
+    got, expected = [], []
+    for (small, large), added, free in zip(formulas, ("a", "c", "ab"), (0, 1, 0), strict=True):
+        fits = [lmm(f"y ~ 1 + {terms}", frame, method=method) for terms in (small, large)]
+        weights = lrt_module.reference(*fits)
+        got.append(np.array([weights.get(df, 0.0) for df in range(4)]))
+        # expected information on all variances, that of the residuals included, at the smaller model
+        theta2 = fits[0].varcorr["c"].to_numpy().item() / fits[0].sigma ** 2
+        groups = {name: expand(np.ones((120, 1)), frame[name].to_numpy(), 8) for name in "abc"}
+        model = naive.Grouped(
+            frame["y"].to_numpy(), np.ones((120, 1)), [groups["c"]], [theta2 * np.eye(8)], np.ones(120)
+        )
+        basis = {name: groups[name] * (frame["x"].to_numpy()[:, None] if free else 1.0) for name in added}
+        changes = [*(Z @ Z.T for Z in basis.values()), groups["c"] @ groups["c"].T]
+        H = naive.expected_information(model, changes, s.reml)
+        k = len(basis)
+        information = H[:k, :k] - H[:k, k:] @ np.linalg.inv(H[k:, k:]) @ H[k:, :k]
+        if k == 2:
+            assert abs(information[0, 1]) < 1e-9 * information[0, 0]
+        expected.append(np.pad(naive.chi_bar_weights(information), (free, 3 - k - free)))
+    return np.concatenate(got), np.concatenate(expected)
+
+
+def check_lrt(s):
+    frame, method = slopes(), "reml" if s.reml else "ml"
+    got, expected = [], []
+    pairs = [("(1 | g)", "(1 + x | g)", [0, 0.5, 0.5]), ("(1 | h)", "(1 | h) + (1 | g)", [0.5, 0.5])]
+    pairs.append(("(1 | h)", "(1 | h) + (1 + x | g)", [0, 0, 0, 1]))
+    for small, large, weights in pairs:
+        fits = [lmm(f"y ~ x + {terms}", frame, method=method) for terms in (small, large)]
+        row = lrt(*fits).iloc[1]
+        got += [row["chisq"], row["p"]]
+        low, high = (problems.dense(f.data.design, f.solution.roots).deviance(s.reml) for f in fits)
+        expected += [low - high, naive.mixture_p(low - high, weights)]
+    return np.array(got), np.array(expected)
+
+
+# Section 11.
+
+
+def as_grouped(y, Z, X):
+    """The cross products of the wide model y = Zω + Xβ + e as of one factor with p levels, all of which every row has."""
+    (n, c), p = Z.shape, X.shape[1]
+    term = Term(Factor("feature", pd.RangeIndex(p), np.zeros(n, np.intp)), np.ones((n, 1)), ("x",))
+    design = GroupedDesign(
+        formula="",
+        y=y,
+        response="y",
+        X=Z,
+        fixed_names=tuple(f"z{j}" for j in range(c)),
+        terms=(term,),
+        offset=None,
+        weights=None,
+        index=pd.RangeIndex(n),
+        n_missing=0,
+        unused_levels={},
+        _levels={},
+        _state={},
+    )
+    fixed = standard_x(design)
+    border = np.column_stack([fixed.Q, fixed.y])
+    pairs = np.column_stack(np.tril_indices(p))
+    none, ends = np.zeros(0, np.intp), np.array([0, p])
+    pattern = Pattern(
+        width=np.array([1]),
+        group=ends,
+        effect=ends,
+        place=np.array([0, 1]),
+        panel=np.array([0]),
+        near=np.array([0]),
+        factor=none,
+        row=none,
+        tail_factor=np.zeros_like(pairs),
+        tail_row=pairs,
+        tail_block=np.arange(len(pairs)),
+        leading=0,
+        q=c + 1,
+    )
+    products = Products(np.zeros(0), (X.T @ X)[pairs[:, 0], pairs[:, 1]], X.T @ border, border.T @ border)
+    standard = (StandardTerm(term.basis, np.eye(1)),)
+    return CrossProducts(design, fixed, standard, (blocks.Group(term.factor, (0,), term.basis),), pattern, products)
+
+
+def wide_setting(s):
+    name = list(PROBLEMS)[s.seed % len(PROBLEMS)]
+    y, Z, X = PROBLEMS[name]
+    return (y, Z, X), Likelihood(as_grouped(y, Z, X), s.reml), 1.0 / np.mean(np.sum(X**2, axis=0))
+
+
+def check_bridge_deviance(s):
+    data, likelihood, unit = wide_setting(s)
+    gammas = unit * np.array([0.0, 0.01, 0.3, 5.0])
+    got = [-0.5 * (likelihood(np.sqrt([g])).deviance + likelihood.constant) for g in gammas]
+    return np.array(got), np.array([naive.profile_loglik(*data, g, reml=s.reml) for g in gammas])
+
+
+def check_bridge_effects(s):
+    data, likelihood, unit = wide_setting(s)
+    solution = Solution(likelihood, np.sqrt([0.3 * unit]))
+    se = solution.sigma**2
+    mean, S = naive.posterior(*data, solution.beta, 0.3 * unit * se, se)
+    return np.r_[solution.effects[0].ravel(), solution.effect_cov[0].ravel()], np.r_[mean, np.diag(S)]
+
+
+KERNELS, GROUPED = "fastlmm_vi_kernels.blocks", "fastlmm_vi.grouped"
+CHECKS = {
+    (f"{KERNELS}.fill", "mixed_model_matrix"): check_fill,
+    (f"{KERNELS}.solve", "mixed_model_solution"): check_solve,
+    (f"{GROUPED}.likelihood.Likelihood", "Grouped.deviance"): check_deviance,
+    (f"{GROUPED}.standard.exact_centre", "exact_differences"): check_centre,
+    (f"{GROUPED}.standard.standard_x", "least_squares"): check_standard_x,
+    (f"{GROUPED}.standard.standard_term", "basis_root"): check_standard_term,
+    (f"{GROUPED}.likelihood.Likelihood.constant", "Grouped.deviance"): check_constant,
+    (f"{GROUPED}.blocks.order", "eliminated_one_by_one"): check_order,
+    (f"{GROUPED}.blocks.sums", "cross_products"): check_sums,
+    (f"{KERNELS}.eliminate", "cholesky"): check_eliminate,
+    (f"{KERNELS}.selected_inverse", "inverse"): check_selected_inverse,
+    (f"{KERNELS}.unexplained", "residual_products"): check_unexplained,
+    (f"{KERNELS}.gradient", "grouped_gradient"): check_gradient,
+    (f"{GROUPED}.trust_region.differences", "boundary_curvature"): check_boundary,
+    (f"{GROUPED}.reml.start", "moments"): check_start,
+    (f"{GROUPED}.reml.expected_hessian", "balanced_hessian"): check_expected_hessian,
+    (f"{GROUPED}.trust_region.newton_step", "trust_region_step"): check_newton_step,
+    (f"{GROUPED}.reml.fit", "minimum"): check_fit,
+    (f"{GROUPED}.reml.canonical", "lower_root"): check_canonical,
+    (f"{GROUPED}.solution.Solution.beta", "gls"): check_beta,
+    (f"{GROUPED}.solution.Solution.effects", "Grouped.effects"): check_effects,
+    (f"{GROUPED}.solution.Solution.effect_cov", "Grouped.effects_cov"): check_effect_cov,
+    (f"{KERNELS}.forward", "forward"): check_forward,
+    (f"{GROUPED}.solution.Solution.variance_of", "Grouped.joint_cov"): check_variance_of,
+    (f"{GROUPED}.prediction.predict", "kriging"): check_predict,
+    (f"{GROUPED}.uncertainty.Uncertainty.hessian", "grouped_information"): check_hessian,
+    (f"{GROUPED}.uncertainty.Uncertainty.of", "delta_method"): check_standard_errors,
+    (f"{GROUPED}.uncertainty.Uncertainty.satterthwaite", "satterthwaite"): check_satterthwaite,
+    (f"{GROUPED}.profiling.Profile.zeta", "held_deviance"): check_zeta,
+    (f"{GROUPED}.lrt.reference", "chi_bar_weights"): check_reference,
+    (f"{GROUPED}.lrt.lrt", "mixture_p"): check_lrt,
+    (f"{GROUPED}.likelihood.Likelihood", "profile_loglik"): check_bridge_deviance,
+    (f"{GROUPED}.solution.Solution.effects", "posterior"): check_bridge_effects,
+}

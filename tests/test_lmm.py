@@ -1,0 +1,420 @@
+"""The grouped model as its users meet it: results, predictions, simulation, states, errors."""
+
+import pickle
+import warnings
+
+import grouped_problems as problems
+import matplotlib.pyplot as plt
+import naive
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+
+import fastlmm_vi as fl
+
+
+def make(groups=30, size=8, sd=(1.0, 0.5), seed=0):
+    """y = 2 + 0.5 x + intercept and slope by group + N(0, 1)."""
+    rng = np.random.default_rng(seed)
+    g = np.repeat(np.arange(groups), size)
+    x = rng.normal(size=g.size)
+    b = rng.normal(size=(groups, 2)) * sd
+    y = 2.0 + 0.5 * x + b[g, 0] + b[g, 1] * x + rng.normal(size=g.size)
+    return pd.DataFrame({"y": y, "x": x, "g": [f"g{i:02d}" for i in g]})
+
+
+@pytest.fixture(scope="module")
+def frame():
+    return make()
+
+
+@pytest.fixture(scope="module")
+def fit(frame):
+    return fl.lmm("y ~ x + (x | g)", frame)
+
+
+def test_to_frame_has_brms_names(fit):
+    table = fit.to_frame()
+    variances = ["sd_g__Intercept", "sd_g__x", "cor_g__Intercept__x", "sigma"]
+    assert list(table.index[:6]) == ["b_Intercept", "b_x", *variances]
+    assert list(table.index[6:8]) == ["r_g[g00,Intercept]", "r_g[g00,x]"]
+    assert len(table) == 6 + 60
+    assert list(table.columns) == ["estimate", "se"]
+    assert table.notna().all(axis=None)
+    assert table.loc["r_g[g03,x]", "estimate"] == fit.random_effects["g"].loc["g03", "x"]
+    covariance = fit.varcorr["g"].to_numpy()
+    np.testing.assert_allclose(table.loc["sd_g__x", "estimate"], np.sqrt(covariance[1, 1]), rtol=1e-12)
+    correlation = covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1])
+    np.testing.assert_allclose(table.loc["cor_g__Intercept__x", "estimate"], correlation, rtol=1e-12)
+
+
+def test_several_terms_on_one_factor_and_nested_names():
+    frame = make().assign(h=lambda d: d["g"].str[:2])
+    fit = fl.lmm("y ~ x + (x || g)", frame)
+    assert list(fit.varcorr) == ["g", "g.1"]
+    assert list(fit.random_effects["g"].columns) == ["(Intercept)", "x"]
+    assert "cor_g__Intercept__x" not in fit.to_frame().index
+    nested = fl.lmm("y ~ x + (1 | h/g)", frame)
+    assert set(nested.groups) == {"g:h", "h"}
+    assert "sd_g:h__Intercept" in nested.to_frame().index
+
+
+def test_criteria(fit, frame):
+    ml = fl.lmm("y ~ x + (x | g)", frame, method="ml")
+    twin = problems.dense(ml.data.design, ml.solution.roots)
+    assert ml.loglik == ml.criterion == pytest.approx(-0.5 * twin.deviance(False), abs=1e-9)
+    assert fit.loglik < ml.loglik  # the same likelihood at other estimates
+    twin = problems.dense(fit.data.design, fit.solution.roots)
+    V = fit.sigma**2 * twin.V
+    expected = naive.gaussian_logpdf(frame["y"].to_numpy(), twin.X @ twin.beta, V)
+    assert fit.loglik == pytest.approx(expected, abs=1e-9)
+    assert fit.criterion == pytest.approx(-0.5 * twin.deviance(True), abs=1e-9)
+    assert fit.aic == pytest.approx(-2 * fit.criterion + 12)
+    assert fit.elbo is None
+    assert fit.log_evidence is None
+    trace = fit.trace["criterion"].to_numpy()
+    assert (np.diff(trace) > -1e-9).all()
+    assert trace[-1] == pytest.approx(fit.criterion, abs=1e-9)
+
+
+def test_summary_reads_like_lme4s(fit, frame):
+    text = fit.summary()
+    for words in ("fit by REML", "Formula: y ~ x + (x | g)", "REML criterion at convergence:", "Scaled residuals:"):
+        assert words in text
+    for words in ("Groups", "Std.Dev.", "Corr", "Residual", "Number of obs: 240, groups:  g, 30", "Pr(>|t|)"):
+        assert words in text
+    assert f"{fit.sigma:.5g}" in text
+    assert str(fit) == text
+    ml = fl.lmm("y ~ x + (x | g)", frame, method="ml").summary()
+    assert "logLik" in ml
+    assert "maximum likelihood" in ml
+
+
+def test_predictions_of_the_data_and_of_other_rows(fit, frame):
+    np.testing.assert_allclose(fit.predict(), fit.fitted_values, rtol=1e-12)
+    np.testing.assert_allclose(fit.predict(frame.drop(columns="y")), fit.fitted_values, rtol=1e-12)
+    np.testing.assert_allclose(fit.residuals, frame["y"] - fit.fitted_values, rtol=1e-12)
+    new = pd.DataFrame({"x": [0.0, 1.0], "g": ["g05", "g07"]}, index=["a", "b"])
+    effects = fit.random_effects["g"]
+    expected = [
+        fit.fixed_effects["(Intercept)"] + effects.loc["g05", "(Intercept)"],
+        fit.fixed_effects.sum() + effects.loc["g07"].sum(),
+    ]
+    predicted = fit.predict(new)
+    assert list(predicted.index) == ["a", "b"]
+    np.testing.assert_allclose(predicted, expected, rtol=1e-12)
+    average = fit.predict(new.drop(columns="g"), random_effects=False)
+    np.testing.assert_allclose(average, fit.fixed_effects.iloc[0] + [0.0, fit.fixed_effects["x"]], rtol=1e-12)
+
+
+def test_intervals_against_the_dense_twin(fit, frame):
+    twin = problems.dense(fit.data.design, fit.solution.roots)
+    combine = np.hstack([twin.X, twin.Z])[:5]
+    variance = np.einsum("ij,jk,ik->i", combine, twin.joint_cov(True), combine)
+    z = scipy.stats.norm.isf(0.05)
+    mean = fit.predict(frame.head(5), interval="confidence", level=0.9)
+    np.testing.assert_allclose(mean["upper"] - mean["mean"], z * np.sqrt(variance), rtol=1e-8)
+    wide = fit.predict(frame.head(5), interval="prediction", level=0.9)
+    np.testing.assert_allclose(wide["mean"] - wide["lower"], z * np.sqrt(variance + fit.sigma**2), rtol=1e-8)
+    fixed = fit.predict(frame.head(5), interval="confidence", level=0.9, random_effects=False)
+    of_beta = np.einsum("ij,jk,ik->i", twin.X[:5], fit.vcov.to_numpy(), twin.X[:5])
+    np.testing.assert_allclose(fixed["upper"] - fixed["mean"], z * np.sqrt(of_beta), rtol=1e-8)
+
+
+def test_new_groups_have_the_variance_of_a_new_group(fit):
+    new = pd.DataFrame({"x": [0.0, 2.0, 2.0], "g": ["new", "newer", "g01"]})
+    with pytest.warns(fl.FitWarning, match=r"2 of 3 rows by g"):
+        found = fit.predict(new, interval="confidence")
+    assert found["mean"].iloc[0] == pytest.approx(fit.fixed_effects["(Intercept)"])
+    G = fit.varcorr["g"].to_numpy()
+    z = np.array([1.0, 2.0])
+    variance = z @ (G + fit.vcov.to_numpy()) @ z
+    half = found["upper"].iloc[1] - found["mean"].iloc[1]
+    assert half == pytest.approx(scipy.stats.norm.isf(0.025) * np.sqrt(variance), rel=1e-9)
+
+
+def test_prediction_intervals_cover():
+    """Of new observations, in groups of the fit and in new ones: 95 % within three binomial standard errors and 1 %."""
+    inside = []
+    for seed in range(20):
+        frame = make(40, 12, seed=seed)
+        known = np.arange(len(frame)) % 12 < 8
+        known &= frame["g"] < "g30"
+        fit = fl.lmm("y ~ x + (x | g)", frame[known])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", fl.FitWarning)
+            found = fit.predict(frame[~known], interval="prediction")
+        inside.append(frame["y"][~known].between(found["lower"], found["upper"]))
+    covered = np.concatenate(inside)
+    assert abs(covered.mean() - 0.95) < 0.01 + 3 * np.sqrt(0.95 * 0.05 / covered.size)
+
+
+def test_simulation_has_the_moments_of_the_model(fit):
+    draws = fit.simulate(4000, random_state=1).to_numpy()
+    twin = problems.dense(fit.data.design, fit.solution.roots)
+    V = fit.sigma**2 * twin.V
+    error = np.sqrt(np.diag(V) / 4000)
+    assert (np.abs(draws.mean(axis=1) - twin.X @ twin.beta) < 5 * error).all()
+    covariance = np.cov(draws[:16])
+    spread = np.sqrt((np.outer(np.diag(V), np.diag(V))[:16, :16] + V[:16, :16] ** 2) / 4000)
+    assert (np.abs(covariance - V[:16, :16]) < 5 * spread).all()
+    assert fit.simulate(2, random_state=1).equals(fit.simulate(2, random_state=1))
+    kept = fit.simulate(2000, random_effects="estimated", random_state=2).to_numpy()
+    assert (np.abs(kept.mean(axis=1) - fit.fitted_values) < 5 * fit.sigma / np.sqrt(2000)).all()
+    with pytest.raises(ValueError, match="random_effects='old'"):
+        fit.simulate(random_effects="old")
+    with pytest.raises(ValueError, match="draws=0"):
+        fit.simulate(0)
+
+
+def test_bootstrap_agrees_with_standard_errors(fit, capsys):
+    table = fit.bootstrap(200, random_state=3, verbose=1)
+    assert "bootstrap" in capsys.readouterr().err
+    assert list(table.columns) == [*fit.to_frame().index[:6], "criterion"]
+    assert len(table) == 200
+    ratio = table["b_x"].std() / fit.se["x"]
+    assert abs(ratio - 1.0) < 4 / np.sqrt(2 * 199)
+    again = fit.bootstrap(3, random_state=3)
+    np.testing.assert_array_equal(again.to_numpy(), table.head(3).to_numpy())
+
+
+def test_profile_is_the_deviance_with_the_parameter_held(frame):
+    """At a held σ_g the profile is what a grid over the other parameter says."""
+    fit = fl.lmm("y ~ x + (1 | g)", frame, method="ml")
+    table = fit.profile(["sd_g__Intercept"])
+    row = table.iloc[3]
+    rest = np.linspace(0.5, 2.5, 4001)  # σ
+    theta = row["value"] / rest / (fit.varcorr["g"].iloc[0, 0] ** 0.5 / fit.sigma) * fit.standard_theta
+    scale = fit.data.fixed.scale
+    values = []
+    for sigma, t in zip(rest, theta, strict=True):
+        at = fit.likelihood(np.array([t]))
+        s2 = (sigma / scale) ** 2
+        values.append(at.logdet + fit.n * np.log(2 * np.pi * s2) + at.squares / s2 + fit.likelihood.constant)
+    zeta = np.sign(row["value"] - fit.variances.loc["sd_g__Intercept", "estimate"]) * np.sqrt(
+        min(values) - fit.deviance
+    )
+    assert row["zeta"] == pytest.approx(zeta, abs=1e-4)  # the grid's spacing
+    assert table["zeta"].is_monotonic_increasing
+    with pytest.raises(ValueError, match="sd_h"):
+        fit.profile(["sd_h"])
+
+
+def test_intervals_by_profile_and_by_t(fit):
+    t = fit.conf_int(0.9)
+    assert list(t.index) == ["(Intercept)", "x"]
+    assert ((t["lower"] < fit.fixed_effects) & (fit.fixed_effects < t["upper"])).all()
+    wider = fit.conf_int(0.99)
+    assert (wider["upper"] > t["upper"]).all()
+    profile = fit.conf_int(0.9, method="profile")
+    assert list(profile.index) == list(fit.point_estimates.index[2:]) + list(fit.point_estimates.index[:2])
+    np.testing.assert_allclose(profile.loc["b_x"], t.loc["x"], rtol=0.1)
+    with pytest.raises(ValueError, match="bootstrap"):
+        fit.conf_int(method="bootstrap")
+    with pytest.raises(ValueError, match="level=95"):
+        fit.conf_int(95)
+
+
+def test_profile_that_ends_at_zero():
+    rng = np.random.default_rng(5)
+    frame = pd.DataFrame({"g": np.repeat(list("abcdef"), 5), "y": rng.normal(size=30)})
+    fit = fl.lmm("y ~ 1 + (1 | g)", frame)
+    interval = fit.conf_int(method="profile").loc["sd_g__Intercept"]
+    assert interval["lower"] == 0.0
+    assert interval["upper"] > 0.1
+
+
+def test_singular_is_a_state_and_no_warning():
+    frame = make(sd=(0.3, 0.0), seed=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit = fl.lmm("y ~ x + (x | g)", frame)
+    assert fit.singular
+    assert fit.converged
+    assert fit.status is fl.Status.SINGULAR
+    assert "singular" in fit.summary()
+    eigenvalues = np.linalg.eigvalsh(fit.varcorr["g"])
+    assert eigenvalues[0] == pytest.approx(0.0, abs=1e-12)
+    assert fit.variances["se"].isna().sum() == 3
+    assert fit.variances.loc["sigma", "se"] > 0
+
+
+def test_singular_optima_are_optima():
+    """At a reduced rank no small step in the covariance raises the criterion."""
+    seen = 0
+    for seed in range(30):
+        problem = problems.draw(seed)
+        fit = fl.lmm(problem.formula, problem.frame, weights=problem.weights)
+        if not fit.singular:
+            continue
+        seen += 1
+        rng = np.random.default_rng(seed)
+        for size in (1e-2, 1e-3):
+            for _ in range(20):
+                step = size * rng.normal(size=fit.standard_theta.size)
+                assert (
+                    fit.likelihood(fit.standard_theta + step).deviance > fit.deviance - fit.likelihood.constant - 1e-9
+                )
+    assert seen >= 5
+
+
+def test_no_convergence_is_said(frame):
+    with pytest.warns(fl.ConvergenceWarning, match="Raise max_iter"):
+        fit = fl.lmm("y ~ x + (x | g)", frame, max_iter=1)
+    assert not fit.converged
+    assert fit.status is fl.Status.NOT_CONVERGED
+    assert np.isfinite(fit.to_frame()["estimate"]).all()
+
+
+def test_dependent_columns_are_left_out_and_named(frame):
+    doubled = frame.assign(x2=2 * frame["x"] + 1)
+    with pytest.warns(fl.FitWarning, match="left out, as they depend linearly on others: x2"):
+        fit = fl.lmm("y ~ x + x2 + (1 | g)", doubled)
+    assert fit.fixed_names == ("(Intercept)", "x")
+    assert "x2" in fit.summary()
+    reference = fl.lmm("y ~ x + (1 | g)", frame)
+    assert fit.criterion == pytest.approx(reference.criterion, abs=1e-9)
+    np.testing.assert_allclose(fit.predict(doubled), reference.predict(frame), rtol=1e-9)
+
+
+def test_missing_rows_and_unused_levels_are_counted(frame):
+    holes = frame.copy()
+    holes.loc[[3, 17], "x"] = np.nan
+    holes["g"] = pd.Categorical(holes["g"], [*sorted(holes["g"].unique()), "nobody"])
+    with pytest.raises(fl.DataError, match=r"2 of 240 rows have missing values, in x"):
+        fl.lmm("y ~ x + (1 | g)", holes)
+    fit = fl.lmm("y ~ x + (1 | g)", holes, missing="drop")
+    assert fit.n == 238
+    assert "2 rows with missing values were left out." in fit.notes
+    assert "1 levels of g do not occur in the data and were left out." in fit.notes
+    assert not fit.fitted_values.index.isin([3, 17]).any()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"method": "bfgs"}, "method='bfgs'"),
+        ({"formula": "y ~ x + (1 | gg)"}, "did you mean g"),
+        ({"formula": "y ~ x"}, "no random term"),
+        ({"max_iter": -1}, "max_iter=-1"),
+        ({"n_jobs": 0}, "n_jobs=0"),
+    ],
+)
+def test_wrong_arguments(frame, change, words):
+    arguments = {"formula": "y ~ x + (1 | g)", "data": frame} | change
+    with pytest.raises(ValueError, match=words):
+        fl.lmm(**arguments)
+
+
+def test_a_response_without_residual(frame):
+    with pytest.raises(fl.DataError, match="fit y exactly"):
+        fl.lmm("y ~ x + (1 | g)", frame.assign(y=3.0 + 2.0 * frame["x"]))
+    with pytest.raises(fl.DataError, match="fit y exactly"):
+        fl.lmm("y ~ 1 + (1 | g)", frame.assign(y=7.0))
+
+
+def test_a_response_that_the_groups_explain_exactly(frame):
+    """σ² goes to 0: no optimum, and no number that looks like one."""
+    exact = frame.assign(y=frame["g"].str[1:].astype(float))
+    with pytest.raises(fl.DataError, match="explain y exactly"):
+        fl.lmm("y ~ 1 + (1 | g)", exact)
+
+
+def test_a_term_whose_columns_depend_on_each_other(frame):
+    with pytest.raises(fl.DataError, match="x2 depends linearly"):
+        fl.lmm("y ~ x + (x + x2 | g)", frame.assign(x2=3 * frame["x"]))
+
+
+def test_no_fixed_effects_at_all(frame):
+    fit = fl.lmm("y ~ 0 + (1 | g)", frame)
+    twin = problems.dense(fit.data.design, fit.solution.roots)
+    assert fit.criterion == pytest.approx(-0.5 * twin.deviance(True), abs=1e-9)
+    assert fit.fixed_effects.empty
+    assert "No fixed effects." in fit.summary()
+    assert len(fit.predict(frame.head(3), interval="prediction")) == 3
+
+
+def test_offset_and_weights(frame):
+    w = np.random.default_rng(0).uniform(0.5, 2.0, len(frame))
+    fit = fl.lmm("y ~ x + offset(3 * x) + (1 | g)", frame.assign(w=w), weights="w")
+    other = fl.lmm("y ~ x + (1 | g)", frame.assign(y=frame["y"] - 3 * frame["x"]), weights=w)
+    assert fit.criterion == pytest.approx(other.criterion, abs=1e-10)
+    np.testing.assert_allclose(fit.fitted_values, other.fitted_values + 3 * frame["x"], rtol=1e-10)
+
+
+def test_pickling_and_copies(fit):
+    again = pickle.loads(pickle.dumps(fit))
+    assert again.summary() == fit.summary()
+    pd.testing.assert_frame_equal(again.to_frame(), fit.to_frame())
+    new = pd.DataFrame({"x": [1.0], "g": ["g01"]})
+    assert again.predict(new).equals(fit.predict(new))
+
+
+def test_the_data_are_not_changed(frame):
+    before = frame.copy()
+    fl.lmm("log(y + 20) ~ x + (x | g)", frame)
+    pd.testing.assert_frame_equal(frame, before)
+
+
+def test_likelihood_ratio_tables(frame):
+    nothing = fl.lmm("y ~ 1 + (1 | g)", frame)
+    x = fl.lmm("y ~ x + (1 | g)", frame)
+    slopes = fl.lmm("y ~ x + (x | g)", frame)
+    table = fl.lrt(slopes, nothing, x)
+    assert list(table["npar"]) == [3, 4, 6]
+    assert list(table["reference"]) == ["", "χ²(1)", "½ χ²(1) + ½ χ²(2)"]
+    ml = [fl.lmm(fit.formula, frame, method="ml") for fit in (nothing, x, slopes)]
+    np.testing.assert_allclose(table["loglik"], [fit.criterion for fit in ml], rtol=1e-12)  # refitted by ML
+    chisq = 2 * (ml[1].criterion - ml[0].criterion)
+    assert table["chisq"].iloc[1] == pytest.approx(chisq)
+    assert table["p"].iloc[1] == pytest.approx(scipy.stats.chi2.sf(chisq, 1))
+    chisq = 2 * (ml[2].criterion - ml[1].criterion)
+    assert table["p"].iloc[2] == pytest.approx(0.5 * scipy.stats.chi2.sf(chisq, [1, 2]).sum())
+    same_x = fl.lrt(x, slopes)  # REML compares where X is the same
+    assert same_x["loglik"].iloc[0] == x.criterion
+
+
+def test_likelihood_ratio_refuses_what_does_not_compare(frame):
+    x = fl.lmm("y ~ x + (1 | g)", frame)
+    with pytest.raises(ValueError, match="two or more"):
+        fl.lrt(x)
+    with pytest.raises(ValueError, match="different data"):
+        fl.lrt(x, fl.lmm("y ~ x + (x | g)", frame.iloc[::-1]))
+    with pytest.raises(ValueError, match="same model"):
+        fl.lrt(x, x)
+    other = frame.assign(z=frame["x"] ** 2, h=frame["g"].str[:2])
+    with pytest.raises(ValueError, match=r"not nested .* lacks x"):
+        fl.lrt(fl.lmm("y ~ x + (1 | g)", other), fl.lmm("y ~ z + (z | g)", other))
+    with pytest.raises(ValueError, match="no term on h"):
+        fl.lrt(fl.lmm("y ~ x + (1 | h)", other), fl.lmm("y ~ x + (x | g)", other))
+
+
+def test_the_mixture_is_the_null_distribution():
+    """p values of a variance that is 0 are uniform above ½: half of the statistics are 0."""
+    p = []
+    for seed in range(150):
+        frame = make(12, 5, sd=(0.0, 0.0), seed=seed)
+        frame["h"] = np.tile(list("abcde"), 12)
+        small, large = fl.lmm("y ~ x + (1 | h)", frame), fl.lmm("y ~ x + (1 | h) + (1 | g)", frame)
+        p.append(fl.lrt(small, large)["p"].iloc[1])
+    assert abs(np.mean(np.array(p) < 0.2) - 0.2) < 3 * np.sqrt(0.16 / 150)
+
+
+def test_plots(fit):
+    try:
+        ax = fl.plot_caterpillar(fit, "g", "x")
+        table = ax.fastlmm_vi_data
+        assert len(table) == 30
+        assert table["estimate"].is_monotonic_increasing
+        sd = np.sqrt(fit.random_effects_var["g"][:, 1, 1])
+        width = table.set_index("level")["upper"] - table.set_index("level")["lower"]
+        np.testing.assert_allclose(width.sort_index(), 2 * scipy.stats.norm.isf(0.025) * sd, rtol=1e-9)
+        ax = fl.plot_residuals(fit)
+        np.testing.assert_allclose(ax.fastlmm_vi_data["residual"].std(), (fit.residuals / fit.sigma).std(), rtol=1e-9)
+        ax = fl.plot_profile(fit, "sigma")
+        assert ax.fastlmm_vi_data["zeta"].is_monotonic_increasing
+        with pytest.raises(ValueError, match="is not in this model"):
+            fl.plot_caterpillar(fit, "h")
+    finally:
+        plt.close("all")
