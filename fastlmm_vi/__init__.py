@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from .comparison import compare
     from .compilation import warmup
     from .errors import ConvergenceWarning, DataError, FitWarning, FormulaError, UnboundedLikelihoodError
+    from .files import load
     from .grouped.cross_products import CrossProducts
     from .grouped.lrt import lrt
     from .grouped.model import lmm
     from .grouped.plots import plot_caterpillar, plot_profile, plot_residuals
     from .grouped.result import MixedFit
     from .plots import plot_compare, plot_gap, plot_omega, plot_trace, plot_variance_path, plot_variances
-    from .result import Fit, Status, Trace, load
+    from .result import Fit, Status, Trace
     from .wide.estimator import WideLMM
     from .wide.spectrum import Spectrum
 
@@ -41,7 +42,7 @@ _HOMES = {
     "Fit": ".result",
     "Status": ".result",
     "Trace": ".result",
-    "load": ".result",
+    "load": ".files",
     "warmup": ".compilation",
     "compare": ".comparison",
     "plot_compare": ".plots",

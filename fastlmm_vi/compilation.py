@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from .datasets import make_xyz_twin
+from .grouped.likelihood import SMALL
+from .grouped.model import lmm
 from .wide.estimator import WideLMM
 from .wide.householder import in_two_stages
 from .wide.spectrum import Spectrum
@@ -24,28 +27,59 @@ FITS: tuple[Mapping[str, Any], ...] = (
 )
 
 
-def warmup() -> float:
+def warmup(model: str | None = None) -> float:
     """Compile every kernel, or load it from numba's cache, on small problems; return the seconds it took.
 
     The first fit of a process otherwise carries them: some seconds where nothing is cached yet, a fraction of one
     later. Call it before timing anything, or while a server starts.
 
+    Parameters
+    ----------
+    model : {"wide", "grouped"}, optional
+        The kernels of `WideLMM` or of `lmm` alone; default both.
+
+    Raises
+    ------
+    ValueError
+        If `model` is neither.
+
     Examples
     --------
     >>> import fastlmm_vi as fl
-    >>> fl.warmup() >= 0.0
+    >>> fl.warmup("wide") >= 0.0
     True
     """
+    if model is not None and model not in MODELS:
+        raise ValueError(
+            f"model={model!r} is not known: choose one of {', '.join(map(repr, MODELS))}, or None for both."
+        )
     start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # fits of a few iterations
-        for n, p in SHAPES:
-            data = make_xyz_twin(n=n, p=p, c=2)
-            for options in FITS:
-                fit = WideLMM(**options).fit(data.X, data.y, data.Z).fit_
-            fit.posterior.predictive(data.X[:1])
-            WideLMM().fit(data.X, data.y, data.Z, spectrum=Spectrum.of(data.X))
-            _ = WideLMM().fit(data.X, data.y, data.Z).fit_.beta_var
-        by_stages = in_two_stages(np.asfortranarray(data.X @ data.X.T), 4)
-        by_stages[2].apply(data.X, "T")
+        for name in MODELS if model is None else (model,):
+            MODELS[name]()
     return time.perf_counter() - start
+
+
+def _wide() -> None:
+    for n, p in SHAPES:
+        data = make_xyz_twin(n=n, p=p, c=2)
+        for options in FITS:
+            fit = WideLMM(**options).fit(data.X, data.y, data.Z).fit_
+        fit.posterior.predictive(data.X[:1])
+        WideLMM().fit(data.X, data.y, data.Z, spectrum=Spectrum.of(data.X))
+        _ = WideLMM().fit(data.X, data.y, data.Z).fit_.beta_var
+    by_stages = in_two_stages(np.asfortranarray(data.X @ data.X.T), 4)
+    by_stages[2].apply(data.X, "T")
+
+
+def _grouped() -> None:
+    """Few random effects, and so many in crossed factors that LAPACK takes over."""
+    rng = np.random.default_rng(0)
+    g = np.arange(4 * SMALL)
+    frame = pd.DataFrame({"y": rng.normal(size=g.size), "few": g % 8, "many": g // 2, "crossed": g % (SMALL + 1)})
+    for formula in ("y ~ 1 + (1 | few)", "y ~ 1 + (1 | many) + (1 | crossed)"):
+        lmm(formula, frame, max_iter=2).predict(frame.head(2), interval="prediction")
+
+
+MODELS = {"wide": _wide, "grouped": _grouped}

@@ -110,7 +110,7 @@ class Study:
 def run(data: XYZ, report: Callable[[str], None] = lambda stage: None) -> Study:
     """Fit everything; the eigenbasis of X Xᵀ is made once and serves every fit."""
     report("compiling")
-    warmup()  # no fit's seconds contain it
+    warmup("wide")  # no fit's seconds contain it
     report("eigenbasis of X Xᵀ")
     start = time.perf_counter()
     spectrum = Spectrum.of(data.X)

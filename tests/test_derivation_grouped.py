@@ -1,7 +1,8 @@
-"""Each formula of docs/derivation_grouped.md, evaluated by its function and by its dense twin; the bridge to the wide model."""
+"""Each formula of docs/derivation_grouped.md, evaluated by its function and by its dense twin."""
 
 import importlib
 import re
+from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -14,19 +15,18 @@ import scipy.stats
 from fastlmm_vi_kernels import blocks as kernels
 from fastlmm_vi_kernels.blocks import Pattern, Products
 from problems import PROBLEMS
+from scipy.optimize import nnls
 
 from fastlmm_vi import WideLMM, lmm, lrt
 from fastlmm_vi.grouped import blocks, parameters, profiling, reml, trust_region
 from fastlmm_vi.grouped import lrt as lrt_module
 from fastlmm_vi.grouped.cross_products import CrossProducts
-from fastlmm_vi.grouped.design import GroupedDesign, Term
 from fastlmm_vi.grouped.factor import Factor
 from fastlmm_vi.grouped.likelihood import Likelihood, Workspace
 from fastlmm_vi.grouped.model_frame import build
 from fastlmm_vi.grouped.result import MixedFit
 from fastlmm_vi.grouped.solution import Solution
 from fastlmm_vi.grouped.standard import StandardTerm, exact_centre, standard_term, standard_x
-from fastlmm_vi.grouped.uncertainty import Uncertainty
 from fastlmm_vi.wide.basis import LIKELIHOOD, RESTRICTED
 from fastlmm_vi.wide.design import build as build_wide
 from fastlmm_vi.wide.spectrum import Spectrum
@@ -34,10 +34,13 @@ from fastlmm_vi.wide.spectrum import Spectrum
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "derivation_grouped.md").read_text(encoding="utf-8")
 PAIRS = re.findall(r"^→ `([\w.]+)` · twin `naive\.([\w.]+)`$", PAGE, flags=re.MULTILINE)
 METHODS = pytest.mark.parametrize("restricted", [False, True], ids=["ML", "REML"])
+# d = 4 and singular; ||, weights, a tail; two tails; d = 3 by ||; factors crossed, with weights; a nested chain of three.
+SEEDS = (1, 2, 8, 11, 15, 18, 19)
 
 
-def block_diagonal(parts):
-    return naive._block_diagonal(parts)
+@cache
+def setting(seed, restricted):
+    return Setting(seed, restricted)
 
 
 class Setting:
@@ -65,7 +68,9 @@ class Setting:
 
     def expand(self, lams):
         """The whole of a Λ, or of a change of it, of all levels of all factors."""
-        return block_diagonal([np.kron(np.eye(g.levels), L) for g, L in zip(self.data.groups, lams, strict=True)])
+        return naive._block_diagonal(
+            [np.kron(np.eye(g.levels), L) for g, L in zip(self.data.groups, lams, strict=True)]
+        )
 
     def root(self, theta):
         return self.expand(self.lam(theta))
@@ -166,10 +171,9 @@ def check_solve(s):
 
 
 def check_deviance(s):
-    assert s.likelihood(s.theta).logdet == pytest.approx(
-        np.linalg.slogdet(s.standard(s.theta).V)[1]
-        + (np.linalg.slogdet(s.standard(s.theta).XtViX)[1] if s.reml else 0.0)
-    )
+    model = s.standard(s.theta)
+    logdets = [np.linalg.slogdet(model.V)[1], np.linalg.slogdet(model.XtViX)[1] if s.reml else 0.0]
+    assert s.likelihood(s.theta).logdet == pytest.approx(sum(logdets), rel=1e-10)
     return s.likelihood(s.theta).deviance + s.likelihood.constant, s.given(s.theta).deviance(s.reml)
 
 
@@ -272,7 +276,7 @@ def check_gradient(s):
 
 
 def check_boundary(s):
-    """A last column of the first term at 0: curvature 2 D in its entry, 0 with all other entries, and no slope."""
+    """The last column of the first term at 0: curvature 2 D in its entry, 0 with all other entries, and no slope."""
     triangles = s.likelihood.unpack(s.theta)
     triangles[0][:, -1] = 0.0
     theta, d = s.likelihood.pack(triangles), len(triangles[0])
@@ -280,12 +284,10 @@ def check_boundary(s):
     at = s.likelihood(theta)
     assert at.gradient[place] == pytest.approx(0.0, abs=1e-12)
     H = trust_region.differences(s.likelihood, theta, at.gradient)
-    # the first term's effects are the first of their factor's
-    group = s.data.groups[0]
-    curvature = naive.boundary_curvature(s.standard(theta), s.parts[0], group.levels, s.reml)
+    curvature = naive.boundary_curvature(s.standard(theta), s.parts[0], s.data.groups[0].levels, s.reml)
     expected = np.zeros(theta.size)
-    expected[place] = curvature[d - 1, d - 1]
-    return H[place], expected
+    expected[place] = curvature[d - 1, d - 1]  # the first term's effects come first in their factor's block
+    return H[place] / np.abs(H).max(), expected / np.abs(H).max()
 
 
 # Section 6.
@@ -310,15 +312,22 @@ def check_expected_hessian(s):
 
 
 def check_newton_step(s):
+    """Inside the region the step is Newton's; on its edge it promises nearly as much as the best."""
     rng = np.random.default_rng(s.seed)
     got, expected = [], []
-    for shift, radius in ((3.0, 100.0), (3.0, 0.1), (0.0, 0.5), (-3.0, 1.0)):
+    for shift, radius in ((8.0, 100.0), (8.0, 0.1), (0.0, 0.5), (-3.0, 1.0)):
         B = rng.normal(size=(4, 4))
         B, g = B + B.T + shift * np.eye(4), rng.normal(size=4)
-        (step, decrease), (best, most) = (f(g, B, radius) for f in (trust_region.newton_step, naive.trust_region_step))
+        step, decrease = trust_region.newton_step(g, B, radius)
+        best, most = naive.trust_region_step(g, B, radius)
         assert np.linalg.norm(step) <= radius * (1 + 1e-12)
-        got += [*step, decrease]
-        expected += [*best, most]
+        assert decrease == pytest.approx(-g @ step - step @ B @ step / 2, rel=1e-9)
+        if radius == 100.0:
+            np.testing.assert_allclose(step, -np.linalg.solve(B, g), rtol=1e-10)
+            np.testing.assert_allclose(step, best, rtol=1e-10)
+        assert decrease <= most * (1 + 1e-9)
+        got.append(decrease)
+        expected.append(most)
     return np.array(got), np.array(expected)
 
 
@@ -373,7 +382,7 @@ def check_effects(s):
 
 def check_effect_cov(s):
     solution, covariance = Solution(s.likelihood, s.theta), s.given(s.theta).effects_cov(s.reml)
-    got = block_diagonal([block for k in sorted(solution.effect_cov) for block in solution.effect_cov[k]])
+    got = naive._block_diagonal([block for k in sorted(solution.effect_cov) for block in solution.effect_cov[k]])
     return got, np.where(got != 0.0, covariance, 0.0)
 
 
@@ -475,7 +484,7 @@ def slopes():
 
 
 def check_zeta(s):
-    """Every parameter held at two values; the dense deviance as a function of (sd, sd, correlation, σ), and of y − x_j β_j."""
+    """Every parameter held; the dense deviance as a function of (sd, sd, correlation, σ), and of y − x_j β_j."""
     frame = slopes()
     fit = lmm("y ~ x + (1 + x | g)", frame, method="reml" if s.reml else "ml")
     ml = fit.refit("ml")
@@ -496,13 +505,21 @@ def check_zeta(s):
         for factor in (0.8, 1.3):
             value = factor * start[place]
             got.append(profiling.Profile(fit, name).zeta(value))
-            expected.append(np.sign(factor - 1) * np.sqrt(naive.held_deviance(deviance, start, place, value) - lowest))
+            rise = naive.held_deviance(deviance, start, place, value) - lowest
+            expected.append(np.sign(value - start[place]) * np.sqrt(rise))
     for j, name in enumerate(["b_Intercept", "b_x"]):
         value = ml.fixed_effects.iloc[j] + 1.5 * ml.se.iloc[j]
         moved, others = design.y - value * design.X[:, j], np.delete(design.X, j, axis=1)
         got.append(profiling.Profile(fit, name).zeta(value))
         expected.append(np.sqrt(naive.minimum(lambda phi, y=moved, X=others: deviance(phi, y, X), start)[0] - lowest))
     return np.array(got), np.array(expected)
+
+
+def added_information(model, added, kept, reml):
+    """Expected information on the variances of some Z (N, levels) at 0, all other variances unknown: Schur's complement."""
+    H = naive.expected_information(model, [Z @ Z.T for Z in (*added, *kept)], reml)
+    k = len(added)
+    return H[:k, :k] - H[:k, k:] @ np.linalg.pinv(H[k:, k:]) @ H[k:, :k]
 
 
 def check_reference(s):
@@ -522,20 +539,12 @@ def check_reference(s):
         fits = [lmm(f"y ~ 1 + {terms}", frame, method=method) for terms in (small, large)]
         weights = lrt_module.reference(*fits)
         got.append(np.array([weights.get(df, 0.0) for df in range(4)]))
-        # expected information on all variances, that of the residuals included, at the smaller model
         theta2 = fits[0].varcorr["c"].to_numpy().item() / fits[0].sigma ** 2
-        groups = {name: expand(np.ones((120, 1)), frame[name].to_numpy(), 8) for name in "abc"}
-        model = naive.Grouped(
-            frame["y"].to_numpy(), np.ones((120, 1)), [groups["c"]], [theta2 * np.eye(8)], np.ones(120)
-        )
-        basis = {name: groups[name] * (frame["x"].to_numpy()[:, None] if free else 1.0) for name in added}
-        changes = [*(Z @ Z.T for Z in basis.values()), groups["c"] @ groups["c"].T]
-        H = naive.expected_information(model, changes, s.reml)
-        k = len(basis)
-        information = H[:k, :k] - H[:k, k:] @ np.linalg.inv(H[k:, k:]) @ H[k:, :k]
-        if k == 2:
-            assert abs(information[0, 1]) < 1e-9 * information[0, 0]
-        expected.append(np.pad(naive.chi_bar_weights(information), (free, 3 - k - free)))
+        Z = {name: expand(np.ones((120, 1)), frame[name].to_numpy(), 6) for name in "abc"}
+        model = naive.Grouped(frame["y"].to_numpy(), np.ones((120, 1)), [Z["c"]], [theta2 * np.eye(6)], np.ones(120))
+        new = [Z[name] * (frame["x"].to_numpy()[:, None] if free else 1.0) for name in added]
+        weights = naive.chi_bar_weights(added_information(model, new, [Z["c"]], s.reml))
+        expected.append(np.pad(weights, (free, 4 - free - len(weights))))
     return np.concatenate(got), np.concatenate(expected)
 
 
@@ -559,22 +568,10 @@ def check_lrt(s):
 def as_grouped(y, Z, X):
     """The cross products of the wide model y = Zω + Xβ + e as of one factor with p levels, all of which every row has."""
     (n, c), p = Z.shape, X.shape[1]
-    term = Term(Factor("feature", pd.RangeIndex(p), np.zeros(n, np.intp)), np.ones((n, 1)), ("x",))
-    design = GroupedDesign(
-        formula="",
-        y=y,
-        response="y",
-        X=Z,
-        fixed_names=tuple(f"z{j}" for j in range(c)),
-        terms=(term,),
-        offset=None,
-        weights=None,
-        index=pd.RangeIndex(n),
-        n_missing=0,
-        unused_levels={},
-        _levels={},
-        _state={},
-    )
+    empty = build("y ~ 1 + (1 | g)", {"y": y, "g": np.arange(n) % 2})
+    design = replace(empty, X=Z, fixed_names=tuple(f"z{j}" for j in range(c)))
+    factor = Factor("feature", pd.RangeIndex(p), np.zeros(n, np.intp))
+    group = blocks.Group(factor, (0,), np.ones((n, 1)))
     fixed = standard_x(design)
     border = np.column_stack([fixed.Q, fixed.y])
     pairs = np.column_stack(np.tril_indices(p))
@@ -595,8 +592,7 @@ def as_grouped(y, Z, X):
         q=c + 1,
     )
     products = Products(np.zeros(0), (X.T @ X)[pairs[:, 0], pairs[:, 1]], X.T @ border, border.T @ border)
-    standard = (StandardTerm(term.basis, np.eye(1)),)
-    return CrossProducts(design, fixed, standard, (blocks.Group(term.factor, (0,), term.basis),), pattern, products)
+    return CrossProducts(design, fixed, (StandardTerm(group.basis, np.eye(1)),), (group,), pattern, products)
 
 
 def wide_setting(s):
@@ -656,3 +652,212 @@ CHECKS = {
     (f"{GROUPED}.likelihood.Likelihood", "profile_loglik"): check_bridge_deviance,
     (f"{GROUPED}.solution.Solution.effects", "posterior"): check_bridge_effects,
 }
+# Where the two do not agree to rounding: (relative, absolute) tolerance, and why.
+TOLERANCE = {
+    check_boundary: (1e-5, 1e-3),  # forward differences; relative to the largest entry
+    check_newton_step: (2e-2, 0.0),  # the radius is met to 1e-3 of the shift
+    check_fit: (1e-5, 1e-6),  # BFGS
+    check_hessian: (1e-5, 1e-4),  # central differences
+    check_standard_errors: (1e-4, 1e-7),  # two differences, one of the other
+    check_satterthwaite: (1e-4, 1e-7),
+    check_zeta: (1e-4, 0.0),  # minimum by sequential quadratic programming
+    check_reference: (0.0, 1e-2),  # weights of crossed factors are ¼, ½, ¼ up to √(J_a J_b) / N
+    check_lrt: (1e-7, 1e-12),  # N × N inverses
+}
+EVERY = {check_bridge_deviance: range(len(PROBLEMS)), check_bridge_effects: range(len(PROBLEMS))}
+ONCE = dict.fromkeys((check_zeta, check_reference, check_lrt), SEEDS[:1])
+RUNS = [(pair, seed) for pair, check in CHECKS.items() for seed in {**EVERY, **ONCE}.get(check, SEEDS)]
+
+
+def test_the_page_and_the_checks_name_the_same_functions():
+    assert len(PAIRS) > 30
+    assert len(PAIRS) == len(set(PAIRS))
+    assert set(PAIRS) == set(CHECKS)
+
+
+@pytest.mark.parametrize("path", sorted({name for path, twin in PAIRS for name in (path, f"naive.{twin}")}))
+def test_named_functions_exist(path):
+    parts = path.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[cut:]:
+            found = getattr(found, part)
+        assert callable(found) or isinstance(found, (property, cached_property))
+        return
+    pytest.fail(f"{path} does not exist")
+
+
+def test_every_module_that_the_page_names_exists():
+    """Names in running text: `fastlmm_vi.grouped.…`, `MixedFit.…`, `naive.…`."""
+    names = set(re.findall(r"`((?:fastlmm_vi|fastlmm_vi_kernels|naive)\.[\w.]+)`", PAGE)) - {p for p, _ in PAIRS}
+    assert names
+    for name in names:
+        test_named_functions_exist(name)
+
+
+@METHODS
+@pytest.mark.parametrize(("pair", "seed"), RUNS, ids=[f"{pair[0].split('.')[-1]}-{seed}" for pair, seed in RUNS])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_formula(pair, seed, restricted):
+    check = CHECKS[pair]
+    got, expected = check(setting(seed, restricted))
+    rtol, atol = TOLERANCE.get(check, (1e-8, 1e-9))
+    np.testing.assert_allclose(got, expected, rtol=rtol, atol=atol)
+
+
+# Statements of the page that are no formula of one function.
+
+
+@METHODS
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_deviance_is_even_in_every_column(seed, restricted):
+    s = setting(seed, restricted)
+    value = s.likelihood(s.theta)
+    for k, L in enumerate(s.likelihood.unpack(s.theta)):
+        for j in range(len(L)):
+            triangles = s.likelihood.unpack(s.theta)
+            triangles[k][:, j] *= -1.0
+            theta = s.likelihood.pack(triangles)
+            other = s.likelihood(theta)
+            assert other.deviance == pytest.approx(value.deviance, rel=1e-12)
+            np.testing.assert_allclose(other.gradient * np.sign(theta * s.theta), value.gradient, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_units_and_offsets_drop_out(seed):
+    """Positive scales and, where every term has its intercept, offsets: the search sees the same numbers."""
+    problem, first = problems.draw(seed), setting(seed, False).data
+    rng, frame = np.random.default_rng(seed), problem.frame.copy()
+    for name in ("x0", "x1", "x2", "x3", "y"):
+        shift = 0.0 if "||" in problem.formula and name != "y" else 100.0 * rng.normal()
+        frame[name] = frame[name] * 10.0 ** rng.integers(-4, 5) + shift
+    other = CrossProducts.of(build(problem.formula, frame, weights=problem.weights))
+    # Digits are lost where an offset is many times a column's spread.
+    for a, b in zip(first.products, other.products, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+
+
+def test_the_expected_hessian_is_exact_in_a_balanced_design():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"g": np.repeat(np.arange(15), 6), "x": np.tile(np.arange(6.0) - 1.0, 15)})
+    b = rng.normal(size=(15, 2)) @ [[1.5, 0.3], [0.0, 0.8]]
+    frame["y"] = b[frame["g"], 0] + b[frame["g"], 1] * frame["x"] + rng.normal(size=90)
+    data = CrossProducts.of(build("y ~ x + (1 + x | g)", frame))
+    likelihood = Likelihood(data, False)
+    best = reml.fit(likelihood)
+    Z, root = expand(data.groups[0].basis, data.groups[0].factor.codes, 15), likelihood.unpack(best.theta)[0]
+    model = naive.Grouped(data.fixed.y, data.fixed.Q, [Z], [np.kron(np.eye(15), root @ root.T)], np.ones(90))
+    moves = [likelihood.unpack(row)[0] for row in np.eye(3)]
+    first = [Z @ np.kron(np.eye(15), move @ root.T + root @ move.T) @ Z.T for move in moves]
+    got = reml.expected_hessian(likelihood, best.theta, best.at)
+    np.testing.assert_allclose(got, naive.expected_information(model, first, False), rtol=1e-6)
+
+
+def singular(seed, restricted):
+    """A setting whose fit is singular, and the places of θ̂ in columns of Λ that are 0."""
+    s = setting(seed, restricted)
+    assert s.fit.singular
+    lost = np.setdiff1d(np.arange(s.theta.size), s.fit.uncertainty.active)
+    assert lost.size
+    return s, s.fit.standard_theta, lost
+
+
+@METHODS
+@pytest.mark.parametrize("seed", [1, 2, 8, 12])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_singular_fit_is_a_minimum_over_all_covariances(seed, restricted):
+    """For every term D is positive semidefinite, D the derivative of the deviance in G, and D G = 0."""
+    s, theta, _ = singular(seed, restricted)
+    model, lams = s.standard(theta), s.lam(theta)
+    for f, group in enumerate(s.data.groups):
+        D, at = 0.5 * naive.boundary_curvature(model, s.parts[f], group.levels, restricted), 0
+        for k in group.terms:
+            d = len(s.data.terms[k].M)
+            part, L = D[at : at + d, at : at + d], lams[f][at : at + d, at : at + d]
+            at += d
+            scale = np.abs(D).max() + group.levels
+            np.testing.assert_allclose(part @ L / scale, 0.0, atol=1e-7)
+            assert np.linalg.eigvalsh(part)[0] > -1e-7 * scale
+
+
+@METHODS
+@pytest.mark.parametrize("seed", [1, 2, 8, 12])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_columns_of_zeros_cost_no_degrees_of_freedom(seed, restricted):
+    """With their entries among φ the Hessian has two blocks, and Satterthwaite's formula gives the same."""
+    s, theta, lost = singular(seed, restricted)
+    first, second = s.derivatives(theta)
+    H = naive.grouped_information(s.standard(theta), first, second, restricted)
+    rest = np.setdiff1d(np.arange(len(H)), lost)
+    np.testing.assert_allclose(H[np.ix_(lost, rest)] / np.abs(H).max(), 0.0, atol=1e-12)
+    expected = naive.satterthwaite(s.weighted(theta), first, 2 * np.linalg.inv(H), restricted)
+    np.testing.assert_allclose(s.fit.uncertainty.satterthwaite(), expected, rtol=1e-4)
+
+
+def test_weights_of_a_quadrant_by_simulation():
+    rng = np.random.default_rng(0)
+    information = np.array([[2.0, -0.8], [-0.8, 1.0]])
+    half = np.linalg.cholesky(information).T  # the metric: ‖half z‖²
+    draws = np.linalg.solve(half, rng.normal(size=(2, 4000))).T
+    positive = [np.count_nonzero(nnls(half, half @ z)[0]) for z in draws]
+    shares = np.bincount(positive, minlength=3) / 4000
+    np.testing.assert_allclose(shares, naive.chi_bar_weights(information), atol=4 * 0.5 / np.sqrt(4000))
+
+
+def test_intercept_and_slope_of_small_groups_are_not_independent():
+    """Groups of n with x centred in each: the angle between the two variances has cosine −1 / (n − 1), many groups given."""
+    levels, n = 60, 3
+    x, codes = np.tile(np.sqrt(1.5) * np.array([-1.0, 0.0, 1.0]), levels), np.repeat(np.arange(levels), n)
+    X = np.column_stack([np.ones(levels * n), x])
+    model = naive.Grouped(np.zeros(levels * n), X, [X], [np.zeros((2, 2))], np.ones(levels * n))
+    information = added_information(model, [expand(X[:, [j]], codes, levels) for j in (0, 1)], [], True)
+    cosine = information[0, 1] / np.sqrt(information[0, 0] * information[1, 1])
+    assert cosine == pytest.approx(-1.0 / (n - 1), abs=1.0 / levels)
+    np.testing.assert_allclose(naive.chi_bar_weights(information), [1 / 6, 1 / 2, 1 / 3], atol=1.0 / levels)
+
+
+# The bridge to the wide model, section 11.
+
+
+@METHODS
+@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_bridge_to_the_wide_model(name, restricted):
+    y, Z, X = PROBLEMS[name]
+    likelihood = Likelihood(as_grouped(y, Z, X), restricted)
+    criterion = RESTRICTED if restricted else LIKELIHOOD
+    basis = Spectrum.of(X).rotate(build_wide(X, y, Z, fit_intercept=False, standardize=False))
+    unit = 1.0 / np.mean(np.sum(X**2, axis=0))
+    for gamma in unit * np.array([0.01, 0.3, 5.0]):
+        wide, grouped = basis.at(criterion, gamma), likelihood(np.sqrt([gamma]))
+        assert -0.5 * (grouped.deviance + likelihood.constant) == pytest.approx(wide.value, abs=1e-9)
+        assert grouped.gradient[0] == pytest.approx(-4.0 * np.sqrt(gamma) * wide.slope, rel=1e-7)
+    at = likelihood(np.zeros(1))
+    assert at.gradient[0] == 0.0
+    curvature = (likelihood(np.sqrt([1e-6 * unit])).gradient[0]) / np.sqrt(1e-6 * unit)
+    assert curvature == pytest.approx(-4.0 * basis.at(criterion, 0.0).slope, rel=1e-3)
+
+    best, model = reml.fit(likelihood), WideLMM(reml=restricted, fit_intercept=False).fit(X, y, Z)
+    solution = Solution(likelihood, best.theta)
+    assert -0.5 * (best.at.deviance + likelihood.constant) == pytest.approx(model.criterion_, abs=1e-8)
+    np.testing.assert_allclose(best.theta**2, [model.sigma2_beta_ / model.sigma2_e_], rtol=1e-6)
+    np.testing.assert_allclose(solution.sigma**2, model.sigma2_e_, rtol=1e-7)
+    np.testing.assert_allclose(solution.beta, model.omega_, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(solution.effects[0].ravel(), model.coef_, rtol=1e-5, atol=1e-7 * np.sqrt(unit))
+
+
+@METHODS
+@pytest.mark.parametrize(("terms", "column"), [("(1 | g)", "one"), ("(0 + x | g)", "x")])
+def test_one_scalar_term_is_a_wide_model_of_its_columns(terms, column, restricted):
+    frame = slopes().assign(one=1.0)
+    fit = lmm(f"y ~ x + {terms}", frame, method="reml" if restricted else "ml")
+    X = expand(frame[[column]].to_numpy(), frame["g"].to_numpy(), 9)
+    model = WideLMM(reml=restricted, fit_intercept=False).fit(X, frame["y"].to_numpy(), fit.data.design.X)
+    assert fit.criterion == pytest.approx(model.criterion_, abs=1e-9)
+    np.testing.assert_allclose(fit.fixed_effects, model.omega_, rtol=1e-8)
+    np.testing.assert_allclose(fit.varcorr["g"].to_numpy().ravel(), [model.sigma2_beta_], rtol=1e-6)
+    np.testing.assert_allclose(fit.random_effects["g"].to_numpy().ravel(), model.coef_, rtol=1e-6)
+    np.testing.assert_allclose(fit.random_effects_var["g"].ravel(), model.beta_var_, rtol=1e-6)

@@ -14,8 +14,8 @@ from fastlmm_vi.wide.factor import Tridiagonal
 from fastlmm_vi.wide.storage import DenseFeatures
 
 COUNT = """
-from fastlmm_vi_kernels import band, gram, spectral, sweep, tridiagonal
-modules = (band, gram, spectral, sweep, tridiagonal)
+from fastlmm_vi_kernels import band, blocks, gram, spectral, sweep, tridiagonal
+modules = (band, blocks, gram, spectral, sweep, tridiagonal)
 compiled = {f for m in modules for f in vars(m).values() if hasattr(f, "stats")}
 misses = sum(sum(f.stats.cache_misses.values()) for f in compiled)
 signatures = max(len(f.signatures) for f in compiled)
@@ -35,6 +35,19 @@ for shape in ((30, 50), (50, 20)):
         model.predict(X, Z, return_std=True), model.beta_var_
         WideLMM(**options).fit(X, y, Z, spectrum=Spectrum.of(X))
 """
+LMM_ALL = """
+import numpy as np, pandas as pd
+from fastlmm_vi import lmm
+rng = np.random.default_rng(0)
+i = np.arange(300)
+frame = pd.DataFrame({"y": rng.normal(size=300), "x": rng.normal(size=300), "g": i % 10, "h": i // 6, "k": i // 30})
+frame["l"] = i % 75
+frame["text"] = frame["g"].astype(str)
+for formula in ("y ~ x + (x | g)", "y ~ 0 + (x || text)", "y ~ x + (1 | h) + (1 | k)", "y ~ text + (1 | h) + (x | l)"):
+    for method in ("ml", "reml"):
+        fit = lmm(formula, frame, method=method, weights=None if method == "ml" else frame["x"] ** 2 + 1.0)
+        fit.summary(), fit.to_frame(), fit.predict(frame.iloc[:3], interval="prediction")
+"""
 
 
 def run(code, **environment):
@@ -48,7 +61,7 @@ def run(code, **environment):
     return out.stdout.split()
 
 
-@pytest.mark.parametrize("work", [WARM_UP, FIT_ALL], ids=["warmup", "fits"])
+@pytest.mark.parametrize("work", [WARM_UP, FIT_ALL, LMM_ALL], ids=["warmup", "wide fits", "grouped fits"])
 def test_second_process_compiles_nothing_after_a_warmup(work):
     run(WARM_UP)
     misses, signatures = map(int, run(work + COUNT))

@@ -351,6 +351,30 @@ def test_pickling_and_copies(fit):
     assert again.predict(new).equals(fit.predict(new))
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_fit_read_back_does_the_same(frame, weighted, tmp_path):
+    data = frame.assign(h=pd.Categorical(frame["g"].str[:2], ["g3", "g2", "g1", "g0"]), w=np.arange(240) % 3 + 1.0)
+    data.loc[[5, 9], "x"] = np.nan
+    given = {"weights": "w"} if weighted else {}
+    fit = fl.lmm("y ~ poly(x, 2) + h + (x | g)", data.sample(frac=1.0, random_state=1), missing="drop", **given)
+    again = fl.load(fit.save(tmp_path / "fit.npz"))
+    assert again.summary() == fit.summary()
+    assert "2 rows with missing values" in again.summary()
+    pd.testing.assert_frame_equal(again.to_frame(), fit.to_frame())
+    pd.testing.assert_frame_equal(again.trace, fit.trace)
+    new = pd.DataFrame({"x": [1.0, 0.5], "g": ["g01", "g20"], "h": ["g0", "g2"]})
+    pd.testing.assert_frame_equal(again.predict(new, interval="prediction"), fit.predict(new, interval="prediction"))
+    pd.testing.assert_series_equal(again.fitted_values, fit.fitted_values)
+    array = fl.lmm("y ~ x + (1 | g)", frame, weights=np.full(240, 2.0))
+    assert fl.load(array.save(tmp_path / "array.npz")).criterion == array.criterion
+
+
+def test_files_refuse_what_they_cannot_keep(frame, tmp_path):
+    odd = frame.assign(g=[(label,) for label in frame["g"]])
+    with pytest.raises(fl.DataError, match="column 'g' holds objects"):
+        fl.lmm("y ~ x + (1 | g)", odd).save(tmp_path / "odd.npz")
+
+
 def test_the_data_are_not_changed(frame):
     before = frame.copy()
     fl.lmm("log(y + 20) ~ x + (x | g)", frame)

@@ -1,7 +1,7 @@
 """Grouped models that everybody fits: data sets of lme4 and nlme, with the formula in lme4's and in statsmodels' words."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -31,7 +31,7 @@ class MixedLM:
     vc_formula: Mapping[str, str] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Model:
     """One model on one data set.
 
@@ -46,6 +46,8 @@ class Model:
         Columns of numbers that are factors in R, whose users would have them so.
     statsmodels : MixedLM or None
         None where statsmodels has no such model.
+    given : DataFrame or None
+        Other data than the data set.
     """
 
     name: str
@@ -54,18 +56,16 @@ class Model:
     formula: str
     factors: tuple[str, ...] = ()
     statsmodels: MixedLM | None = field(default=None, repr=False)
+    given: pd.DataFrame | None = field(default=None, repr=False)
 
     @cached_property
     def frame(self) -> pd.DataFrame:
         """The data."""
-        return read(self.source, self.dataset)
+        return read(self.source, self.dataset) if self.given is None else self.given
 
-    @cached_property
-    def twice(self) -> "Model":
-        """The same model on the data with every row repeated."""
-        model = Model(name=f"{self.name}_twice", dataset=self.dataset, formula=self.formula, factors=self.factors)
-        model.__dict__["frame"] = pd.concat([self.frame, self.frame], ignore_index=True)
-        return model
+    def on(self, name: str, frame: pd.DataFrame) -> "Model":
+        """Return the same model of other data, under a name of its own."""
+        return replace(self, name=name, given=frame)
 
 
 def read(source: str, dataset: str) -> pd.DataFrame:

@@ -127,9 +127,7 @@ def plot_growth(table: pd.DataFrame, varied: str, *, ax: Any) -> "Axes":
     data = table[table["varied"] == varied]
     for color, (method, part) in zip(COLORS, data.groupby("method", sort=False), strict=False):
         x, y = part[varied].to_numpy(float), part["seconds"].to_numpy(float)
-        slope, theory = exponent(x, y), exponent(x, part["operations"])
-        ax.loglog(x, y, "o", ms=4, color=color, label=f"{method}: {slope:.2f} (theory {theory:.2f})")
-        ax.loglog(x, _power(x, y, slope), lw=1, color=color)
+        draw_power(ax, x, y, exponent(x, part["operations"]), method, color)
     sizes, other = sorted(set(data[varied])), "p" if varied == "n" else "n"
     ax.set_xticks(sizes, [f"{size:,}".replace(",", "\u2009") for size in sizes])
     ax.set_xticks([], minor=True)
@@ -141,9 +139,12 @@ def plot_growth(table: pd.DataFrame, varied: str, *, ax: Any) -> "Axes":
     return axes
 
 
-def _power(x: Array, y: Array, slope: float) -> Array:
+def draw_power(ax: Any, x: Array, y: Array, theory: float, name: Any, color: str) -> None:
+    """Draw points and the power that fits them best; the legend sets its exponent beside that of theory."""
+    slope = exponent(x, y)
     level = np.exp(np.mean(np.log(y) - slope * np.log(x)))
-    return np.asarray(level * x**slope)
+    ax.loglog(x, y, "o", ms=4, color=color, label=f"{name}: {slope:.2f} (theory {theory:.2f})")
+    ax.loglog(x, level * x**slope, lw=1, color=color)
 
 
 def write(table: pd.DataFrame, folder: Path) -> list[Path]:

@@ -21,7 +21,7 @@ def conditions(problem: Problem, report: Callable[[str], None] = lambda stage: N
     with warnings.catch_warnings(), threads.limit(threads.count(problem.jobs)):
         warnings.simplefilter("ignore")
         report("compiling")
-        warmup()
+        warmup("wide")
         yield
 
 

@@ -95,13 +95,13 @@ def statistics(seconds: Sequence[float]) -> dict[str, Any]:
 def add_ratios(benchmarks: Iterable[dict[str, Any]]) -> None:
     """Write into every benchmark of a file the ratio to its yardstick in the same file."""
     rows = {entry["extra_info"]["case"]: entry for entry in benchmarks if "case" in entry["extra_info"]}
-    record = Record({}, {name: _row(entry) for name, entry in rows.items()})
+    record = Record({}, {name: row_of(entry) for name, entry in rows.items()})
     for name, entry in rows.items():
         entry["extra_info"]["ratio"] = record.ratio(name)
 
 
-def write(record: Record, path: Path) -> Path:
-    """Write the run as a file that pytest-benchmark reads, too."""
+def content(record: Record) -> dict[str, Any]:
+    """Return the run as a file holds it, in the layout of pytest-benchmark."""
     benchmarks = [
         {
             "group": row.question,
@@ -116,14 +116,18 @@ def write(record: Record, path: Path) -> Path:
         for row in record.rows.values()
     ]
     add_ratios(benchmarks)
-    content = {
+    return {
         "machine_info": record.machine,
         "commit_info": {},
         "benchmarks": benchmarks,
         "datetime": datetime.now(UTC).isoformat(timespec="seconds"),
         "version": f"fastlmm_vi {__version__}",
     }
-    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write(record: Record, path: Path) -> Path:
+    """Write the run as a file that pytest-benchmark reads, too."""
+    path.write_text(json.dumps(content(record), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return path
 
 
@@ -132,11 +136,11 @@ def read(path: Path) -> Record:
     if not path.is_file():
         raise DataError(f"{path}: there is no such file. Make one with `fastlmm-vi bench --out {path}`.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        rows = [_row(entry) for entry in content["benchmarks"] if "case" in entry["extra_info"]]
+        held = json.loads(path.read_text(encoding="utf-8"))
+        rows = [row_of(entry) for entry in held["benchmarks"] if "case" in entry["extra_info"]]
         for row in rows:
             _check(row)
-        machine.text(content["machine_info"])
+        machine.text(held["machine_info"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path} is not a file of benchmarks ({type(error).__name__}: {error}). "
@@ -144,10 +148,11 @@ def read(path: Path) -> Record:
         ) from error
     if not rows:
         raise DataError(f"{path} holds none of the cases of `fastlmm-vi bench`: make one with its --out.")
-    return Record(content["machine_info"], {row.name: row for row in rows})
+    return Record(held["machine_info"], {row.name: row for row in rows})
 
 
-def _row(entry: Mapping[str, Any]) -> Row:
+def row_of(entry: Mapping[str, Any]) -> Row:
+    """Return the row that stands in one benchmark of a file."""
     return Row(question=str(entry["group"]), stats=entry["stats"], info=entry["extra_info"])
 
 

@@ -26,17 +26,19 @@ class Columns:
         Of the rows.
     unused_levels : dict
         How many levels of a Categorical do not occur, for the columns used as factors where there are any.
+    series : mapping of str to Series (n,)
+        The columns as they came.
     """
 
     def __init__(self, series: Mapping[str, "pd.Series[Any]"], index: pd.Index) -> None:
         self.index = index
         self.unused_levels: dict[str, int] = {}
-        self._series = series
+        self.series = series
         self._values: dict[str, Array | Logical | Factor] = {}
         self._factors: dict[str, Factor] = {}
 
     def __contains__(self, name: str) -> bool:
-        return name in self._series
+        return name in self.series
 
     def value(self, name: str) -> Array | Logical | Factor:
         """Column as R takes it: text and Categoricals are factors, numbers and logicals themselves; (n,).
@@ -53,7 +55,7 @@ class Columns:
     def factor(self, name: str) -> Factor:
         """Column as a factor, whatever it holds."""
         if name not in self._factors:
-            column = self._series[name]
+            column = self.series[name]
             labels = column.array if isinstance(column.dtype, pd.CategoricalDtype) else column
             self._factors[name] = factor = encode(labels, name)
             if isinstance(labels, pd.Categorical) and len(labels.categories) > len(factor.levels):
@@ -61,7 +63,7 @@ class Columns:
         return self._factors[name]
 
     def _convert(self, name: str) -> Array | Logical | Factor:
-        column = self._series[name]
+        column = self.series[name]
         dtype = column.dtype
         held = pd.api.types.infer_dtype(column) if pd.api.types.is_object_dtype(dtype) else ""
         if isinstance(dtype, pd.CategoricalDtype):

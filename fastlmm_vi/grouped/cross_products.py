@@ -69,7 +69,9 @@ def _by_factor(design: GroupedDesign, terms: Sequence[StandardTerm]) -> list[Gro
     for k, term in enumerate(design.terms):
         places.setdefault(term.factor.name, []).append(k)
     return [
-        Group(design.terms[ks[0]].factor, tuple(ks), np.concatenate([terms[k].basis for k in ks], axis=1))
+        Group(
+            design.terms[ks[0]].factor, tuple(ks), np.ascontiguousarray(np.column_stack([terms[k].basis for k in ks]))
+        )
         for ks in places.values()
     ]
 

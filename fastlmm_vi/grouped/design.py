@@ -73,6 +73,10 @@ class GroupedDesign:
         Rows left out because of missing values.
     unused_levels : dict
         Of every column used as a factor whose Categorical has levels that do not occur, how many; they are dropped.
+    columns : mapping of str to Series (N,)
+        Of the data, those used, as they came.
+    weights_name : str or None
+        Which of them holds the weights.
     """
 
     formula: str
@@ -86,6 +90,8 @@ class GroupedDesign:
     index: pd.Index
     n_missing: int
     unused_levels: dict[str, int]
+    columns: Mapping[str, "pd.Series[Any]"] = field(repr=False)
+    weights_name: str | None
     _levels: Mapping[Expression, pd.Index | None] = field(repr=False)  # of each variable; None for numbers
     _state: State = field(repr=False)
 

@@ -72,6 +72,8 @@ def build(formula: str, data: Any, *, weights: Any = None, missing: str = "raise
         index=columns.index,
         n_missing=n_missing,
         unused_levels=columns.unused_levels,
+        columns=columns.series,
+        weights_name=None if weights is None else weights if isinstance(weights, str) else WEIGHTS,
         _levels={tree: value.levels if isinstance(value, Factor) else None for tree, value in values.items()},
         _state=variables.state,
     )

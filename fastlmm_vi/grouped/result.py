@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from ..errors import ConvergenceWarning, DataError
 from ..progress import stages
 from ..result import Array, Status
-from . import parameters, prediction, profiling, reml, resampling, summary
+from . import files, parameters, prediction, profiling, reml, resampling, summary
 from .cross_products import CrossProducts
 from .likelihood import Likelihood
 from .solution import Solution
@@ -495,6 +496,23 @@ class MixedFit:
     def refit(self, method: str) -> "MixedFit":
         """Fit the same model to the same data by "ml" or "reml"."""
         return MixedFit.of(self.data, self.formula, method, notes=self.notes)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the fit to `path` as a numpy archive without pickle; `fastlmm_vi.load` reads it back.
+
+        The file holds the columns of the data that the formula uses, so that a fit read back does all that this one does.
+
+        Raises
+        ------
+        DataError
+            If a column, or the index, holds objects other than text.
+        """
+        return files.save(self, path)
+
+    @classmethod
+    def read(cls, path: str | Path) -> "MixedFit":
+        """Read a file that `save` wrote; see `fastlmm_vi.load`."""
+        return cls(**files.load(path))
 
     def summary(self) -> str:
         """Return the fit as text, laid out as lme4's summary."""

@@ -135,41 +135,47 @@ def scale_own(block, at, lam, own, d, out, to):
 @kernel
 def fill(pattern, products, lam, L, T):
     """Write the matrix of the equations at Λ: leading panels to L, the rest to the lower triangle of T."""
-    p, q = pattern, pattern.q
-    for f in range(p.leading):
-        d, own = p.width[f], p.place[f]
-        for v in range(p.group[f], p.group[f + 1]):
-            at = p.panel[v]
-            scale_own(products.panels, at, lam, own, d, L, at)
+    width, group, effect, place = pattern.width, pattern.group, pattern.effect, pattern.place
+    panel, near, factor, tail_factor = pattern.panel, pattern.near, pattern.factor, pattern.tail_factor
+    tail_row, tail_block, leading = pattern.tail_row, pattern.tail_block, pattern.leading
+    panels, tail, border, corner = products.panels, products.tail, products.border, products.corner
+    q = pattern.q
+    for f in range(leading):
+        d, own = width[f], place[f]
+        for v in range(group[f], group[f + 1]):
+            at = panel[v]
+            scale_own(panels, at, lam, own, d, L, at)
             at += d * d
-            for e in range(p.near[v], p.near[v + 1]):
-                a = p.width[p.factor[e]]
-                scale(products.panels, at, lam, p.place[p.factor[e]], a, own, d, L, at)
+            for e in range(near[v], near[v + 1]):
+                a = width[factor[e]]
+                scale(panels, at, lam, place[factor[e]], a, own, d, L, at)
                 at += a * d
-            scale(products.panels, at, lam, -1, q, own, d, L, at)
-    T[:] = 0.0
-    head = p.effect[p.leading]
-    work = np.empty(p.width.max() ** 2 if p.width.size else 0)
-    for k in range(p.tail_block.size):
-        left, right = p.tail_factor[k]
-        a, b = p.width[left], p.width[right]
-        scale(products.tail, p.tail_block[k], lam, p.place[left], a, p.place[right], b, work, 0)
+            scale(panels, at, lam, -1, q, own, d, L, at)
+    for i in range(len(T)):
+        for j in range(len(T)):
+            T[i, j] = 0.0
+    head = effect[leading]
+    work = np.empty(place[-1])  # enough for any block
+    for k in range(tail_block.size):
+        left, right = tail_factor[k, 0], tail_factor[k, 1]
+        a, b = width[left], width[right]
+        scale(tail, tail_block[k], lam, place[left], a, place[right], b, work, 0)
         for r in range(a):
             for c in range(b):
-                T[p.tail_row[k, 0] - head + r, p.tail_row[k, 1] - head + c] = work[r * b + c]
+                T[tail_row[k, 0] - head + r, tail_row[k, 1] - head + c] = work[r * b + c]
     m = len(T) - q
     for i in range(m):
         T[i, i] += 1.0
-    for f in range(p.leading, p.width.size):
-        d = p.width[f]
-        for start in range(p.effect[f] - head, p.effect[f + 1] - head, d):
+    for f in range(leading, width.size):
+        d = width[f]
+        for start in range(effect[f] - head, effect[f + 1] - head, d):
             for c in range(d):
                 for k in range(c, d):
                     for r in range(q):
-                        T[m + r, start + c] += products.border[start + k, r] * lam[p.place[f] + k * d + c]
+                        T[m + r, start + c] += border[start + k, r] * lam[place[f] + k * d + c]
     for r in range(q):
         for c in range(r + 1):
-            T[m + r, m + c] = products.corner[r, c]
+            T[m + r, m + c] = corner[r, c]
 
 
 @kernel
@@ -178,16 +184,18 @@ def eliminate(pattern, L, T):
 
     NaN if a pivot is not positive.
     """
-    p, q, m = pattern, pattern.q, len(T)
-    head = p.effect[p.leading]
+    width, group, effect, panel = pattern.width, pattern.group, pattern.effect, pattern.panel
+    near, factor, row, leading = pattern.near, pattern.factor, pattern.row, pattern.leading
+    q, m = pattern.q, len(T)
+    head = effect[leading]
     index = np.empty(m, np.intp)
     half = 0.0
     pivots = 1.0  # a product, the logarithm of which is taken once it is large
-    for f in range(p.leading):
-        d = p.width[f]
-        for v in range(p.group[f], p.group[f + 1]):
-            at = p.panel[v]
-            rows = (p.panel[v + 1] - at) // d
+    for f in range(leading):
+        d = width[f]
+        for v in range(group[f], group[f + 1]):
+            at = panel[v]
+            rows = (panel[v + 1] - at) // d
             for j in range(d):  # Cholesky of the first d rows; the rest times the inverse of its transpose
                 for i in range(j, rows):
                     for k in range(j):
@@ -204,14 +212,14 @@ def eliminate(pattern, L, T):
                 pivots = 1.0
             i = d
             inside = 0  # rows of the panel whose partners are leading themselves
-            for e in range(p.near[v], p.near[v + 1]):
-                a = p.width[p.factor[e]]
-                if p.factor[e] < p.leading:
-                    update_ancestor(p, L, v, e, at + i * d, d)
+            for e in range(near[v], near[v + 1]):
+                a = width[factor[e]]
+                if factor[e] < leading:
+                    update_ancestor(pattern, L, v, e, at + i * d, d)
                     inside = i + a - d
                 else:
                     for r in range(a):
-                        index[i - d + r] = p.row[e] - head + r
+                        index[i - d + r] = row[e] - head + r
                 i += a
             for r in range(q):
                 index[i - d + r] = m - q + r
@@ -226,27 +234,29 @@ def eliminate(pattern, L, T):
 
 
 @kernel
-def group_of(p, e):
+def group_of(pattern, e):
     """The group that neighbour e is."""
-    f = p.factor[e]
-    return p.group[f] + (p.row[e] - p.effect[f]) // p.width[f]
+    f = pattern.factor[e]
+    return pattern.group[f] + (pattern.row[e] - pattern.effect[f]) // pattern.width[f]
 
 
 @kernel
-def update_ancestor(p, L, v, e, at, d):
+def update_ancestor(pattern, L, v, e, at, d):
     """Subtract from the panel of a leading neighbour e of v what v explains; `at`: the rows of v's panel from e on.
 
     Groups of v's factor are nested in it, so that it has all later neighbours of v among its own.
     """
-    w = group_of(p, e)
-    b = p.width[p.factor[e]]
-    to, e2, own = p.panel[w], e, p.near[w] - 1  # own: neighbour of w that e2 is; first w itself
+    width, panel, near, factor = pattern.width, pattern.panel, pattern.near, pattern.factor
+    row = pattern.row
+    w, q = group_of(pattern, e), pattern.q
+    b = width[factor[e]]
+    to, e2, own = panel[w], e, near[w] - 1  # own: neighbour of w that e2 is; first w itself
     first = at
     while True:
-        if e2 == p.near[v + 1]:
-            size, to = p.q, p.panel[w + 1] - p.q * b
+        if e2 == near[v + 1]:
+            size, to = q, panel[w + 1] - q * b
         else:
-            size = p.width[p.factor[e2]]
+            size = width[factor[e2]]
         for r in range(size):
             for c in range(b):
                 total = 0.0
@@ -254,15 +264,15 @@ def update_ancestor(p, L, v, e, at, d):
                     total += L[at + r * d + k] * L[first + c * d + k]
                 L[to + r * b + c] -= total
         at += size * d
-        if e2 == p.near[v + 1]:
+        if e2 == near[v + 1]:
             return
         e2 += 1
-        if e2 == p.near[v + 1]:
+        if e2 == near[v + 1]:
             continue
         to += size * b
         own += 1
-        while p.row[own] != p.row[e2]:
-            to += p.width[p.factor[own]] * b
+        while row[own] != row[e2]:
+            to += width[factor[own]] * b
             own += 1
 
 
@@ -307,25 +317,27 @@ def invert(T, S):
 @kernel
 def solve(pattern, L, T, x):
     """Write x ← (u, β) (random effects in units of σ Λ, fixed effects): back substitution from the last row of L Lᵀ."""
-    p, q, m = pattern, pattern.q, len(T) - 1
-    head = p.effect[p.leading]
+    width, group, effect, panel = pattern.width, pattern.group, pattern.effect, pattern.panel
+    near, factor, row, leading = pattern.near, pattern.factor, pattern.row, pattern.leading
+    q, m = pattern.q, len(T) - 1
+    head = effect[leading]
     for i in range(m - 1, -1, -1):
         total = T[m, i]
         for k in range(i + 1, m):
             total -= T[k, i] * x[head + k]
         x[head + i] = total / T[i, i]
-    for f in range(p.leading - 1, -1, -1):
-        d = p.width[f]
-        for v in range(p.group[f + 1] - 1, p.group[f] - 1, -1):
-            at = p.panel[v]
-            own = p.effect[f] + (v - p.group[f]) * d
-            last = p.panel[v + 1] - d  # the row of y
+    for f in range(leading - 1, -1, -1):
+        d = width[f]
+        for v in range(group[f + 1] - 1, group[f] - 1, -1):
+            at = panel[v]
+            own = effect[f] + (v - group[f]) * d
+            last = panel[v + 1] - d  # the row of y
             for j in range(d - 1, -1, -1):
                 total = L[last + j]
                 i = at + d * d + j
-                for e in range(p.near[v], p.near[v + 1]):
-                    for r in range(p.width[p.factor[e]]):
-                        total -= L[i] * x[p.row[e] + r]
+                for e in range(near[v], near[v + 1]):
+                    for r in range(width[factor[e]]):
+                        total -= L[i] * x[row[e] + r]
                         i += d
                 for r in range(q - 1):
                     total -= L[i] * x[head + m - q + 1 + r]
@@ -338,53 +350,55 @@ def solve(pattern, L, T, x):
 @kernel
 def unexplained(pattern, products, lam, x, c):
     """Write c ← Zᵀ(y − ZΛu − Xβ), (random effects,), at x = (u, β), from the cross products alone."""
-    p, q = pattern, pattern.q
-    head = p.effect[p.leading]
-    effects = p.effect[-1]
+    width, group, effect, place = pattern.width, pattern.group, pattern.effect, pattern.place
+    panel, near, factor, row = pattern.panel, pattern.near, pattern.factor, pattern.row
+    tail_factor, tail_row, tail_block = pattern.tail_factor, pattern.tail_row, pattern.tail_block
+    panels, tail, border = products.panels, products.tail, products.border
+    leading, q = pattern.leading, pattern.q
+    head, effects = effect[leading], effect[-1]
     b = np.empty(effects)  # Λu
-    for f in range(p.width.size):
-        d = p.width[f]
-        for start in range(p.effect[f], p.effect[f + 1], d):
+    for f in range(width.size):
+        d = width[f]
+        for start in range(effect[f], effect[f + 1], d):
             for i in range(d):
                 total = 0.0
                 for k in range(i + 1):
-                    total += lam[p.place[f] + i * d + k] * x[start + k]
+                    total += lam[place[f] + i * d + k] * x[start + k]
                 b[start + i] = total
     for i in range(head, effects):
-        c[i] = products.border[i - head, q - 1]
+        c[i] = border[i - head, q - 1]
         for r in range(q - 1):
-            c[i] -= products.border[i - head, r] * x[effects + r]
-    for k in range(p.tail_block.size):
-        (left, right), (i, j), at = p.tail_factor[k], p.tail_row[k], p.tail_block[k]
-        for r in range(p.width[left]):
-            for s in range(p.width[right]):
-                c[i + r] -= products.tail[at] * b[j + s]
+            c[i] -= border[i - head, r] * x[effects + r]
+    for k in range(tail_block.size):
+        i, j, at = tail_row[k, 0], tail_row[k, 1], tail_block[k]
+        for r in range(width[tail_factor[k, 0]]):
+            for s in range(width[tail_factor[k, 1]]):
+                c[i + r] -= tail[at] * b[j + s]
                 if i != j:
-                    c[j + s] -= products.tail[at] * b[i + r]
+                    c[j + s] -= tail[at] * b[i + r]
                 at += 1
-    for f in range(p.leading):
-        d = p.width[f]
-        c[p.effect[f] : p.effect[f + 1]] = 0.0
-    for f in range(p.leading):
-        d = p.width[f]
-        for v in range(p.group[f], p.group[f + 1]):
-            own, at = p.effect[f] + (v - p.group[f]) * d, p.panel[v]
+    for i in range(head):
+        c[i] = 0.0
+    for f in range(leading):
+        d = width[f]
+        for v in range(group[f], group[f + 1]):
+            own, at = effect[f] + (v - group[f]) * d, panel[v]
             for r in range(d):
                 for k in range(d):
-                    c[own + r] -= products.panels[at] * b[own + k]
+                    c[own + r] -= panels[at] * b[own + k]
                     at += 1
-            for e in range(p.near[v], p.near[v + 1]):
-                for r in range(p.row[e], p.row[e] + p.width[p.factor[e]]):
+            for e in range(near[v], near[v + 1]):
+                for r in range(row[e], row[e] + width[factor[e]]):
                     for k in range(d):
-                        c[own + k] -= products.panels[at] * b[r]
-                        c[r] -= products.panels[at] * b[own + k]
+                        c[own + k] -= panels[at] * b[r]
+                        c[r] -= panels[at] * b[own + k]
                         at += 1
             for r in range(q - 1):
                 for k in range(d):
-                    c[own + k] -= products.panels[at] * x[effects + r]
+                    c[own + k] -= panels[at] * x[effects + r]
                     at += 1
             for k in range(d):
-                c[own + k] += products.panels[at]
+                c[own + k] += panels[at]
                 at += 1
 
 
@@ -395,24 +409,26 @@ def selected_inverse(pattern, L, inverse, S):
     `inverse` is that of the tail, of as many rows as are wanted: its groups alone, or X with them. Rows of a panel beyond
     them are left as they are.
     """
-    p = pattern
-    head, k = p.effect[p.leading], len(inverse)
+    width, group, effect, panel = pattern.width, pattern.group, pattern.effect, pattern.panel
+    near, factor, row, leading = pattern.near, pattern.factor, pattern.row, pattern.leading
+    q = pattern.q
+    head, k = effect[leading], len(inverse)
     most = 0
-    for v in range(p.panel.size - 1):
-        most = max(most, p.panel[v + 1] - p.panel[v])
-    H, index, y = np.empty(most), np.empty(most, np.intp), np.empty(p.width.max() if p.width.size else 0)
-    for f in range(p.leading - 1, -1, -1):
-        d = p.width[f]
-        for v in range(p.group[f + 1] - 1, p.group[f] - 1, -1):
-            at = p.panel[v]
+    for v in range(panel.size - 1):
+        most = max(most, panel[v + 1] - panel[v])
+    H, index, y = np.empty(most), np.empty(most, np.intp), np.empty(most)
+    for f in range(leading - 1, -1, -1):
+        d = width[f]
+        for v in range(group[f + 1] - 1, group[f] - 1, -1):
+            at = panel[v]
             rows, inside = 0, 0
-            for e in range(p.near[v], p.near[v + 1]):
-                for r in range(p.width[p.factor[e]]):
-                    index[rows] = p.row[e] + r
+            for e in range(near[v], near[v + 1]):
+                for r in range(width[factor[e]]):
+                    index[rows] = row[e] + r
                     rows += 1
-                if p.factor[e] < p.leading:
+                if factor[e] < leading:
                     inside = rows
-            for r in range(p.effect[-1] - head, k):
+            for r in range(effect[-1] - head, k):
                 index[rows] = head + r
                 rows += 1
             own = at + d * d
@@ -433,25 +449,25 @@ def selected_inverse(pattern, L, inverse, S):
                         S[own + j * d + c] -= value * H[i * d + c]
                 for c in range(d):
                     S[own + i * d + c] -= line[index[i] - head] * H[i * d + c]
-            e, i = p.near[v], 0
+            e, i = near[v], 0
             while i < inside:  # rows that are leading groups: their inverse stands in their own panels
-                b = p.width[p.factor[e]]
-                w = group_of(p, e)
+                b = width[factor[e]]
+                w = group_of(pattern, e)
                 for s in range(b):
                     for j in range(b):
-                        value = S[p.panel[w] + s * b + j]
+                        value = S[panel[w] + s * b + j]
                         for c in range(d):
                             S[own + (i + s) * d + c] -= value * H[(i + j) * d + c]
-                to, e2, j = p.panel[w] + b * b, p.near[w], i + b
-                tail = p.panel[w + 1] - p.q * b
+                to, e2, j = panel[w] + b * b, near[w], i + b
+                tail = panel[w + 1] - q * b
                 while j < rows:
-                    if index[j] >= p.effect[-1]:
-                        to = tail + (index[j] - p.effect[-1]) * b
+                    if index[j] >= effect[-1]:
+                        to = tail + (index[j] - effect[-1]) * b
                     else:
-                        while p.row[e2] + p.width[p.factor[e2]] <= index[j]:
-                            to += p.width[p.factor[e2]] * b
+                        while row[e2] + width[factor[e2]] <= index[j]:
+                            to += width[factor[e2]] * b
                             e2 += 1
-                    line = to if index[j] >= p.effect[-1] else to + (index[j] - p.row[e2]) * b
+                    line = to if index[j] >= effect[-1] else to + (index[j] - row[e2]) * b
                     for s in range(b):
                         value = S[line + s]
                         for c in range(d):
@@ -493,62 +509,52 @@ def gradient(pattern, products, lam, x, c, inverse, S, of_logdet, of_squares):
 
     S and `inverse` are the inverse of the system in (u) or (u, β): ML's, or REML's log-determinant.
     """
-    p = pattern
-    head, effects, k = p.effect[p.leading], p.effect[-1], len(inverse)
-    of_logdet[:] = 0.0
-    of_squares[:] = 0.0
-    for f in range(p.width.size):
-        d = p.width[f]
-        for start in range(p.effect[f], p.effect[f + 1], d):
+    width, group, effect, place = pattern.width, pattern.group, pattern.effect, pattern.place
+    panel, near, factor, tail_factor = pattern.panel, pattern.near, pattern.factor, pattern.tail_factor
+    tail_row, tail_block, leading = pattern.tail_row, pattern.tail_block, pattern.leading
+    panels, tail, border = products.panels, products.tail, products.border
+    head, effects, k = effect[leading], effect[-1], len(inverse)
+    for i in range(of_logdet.size):
+        of_logdet[i] = 0.0
+        of_squares[i] = 0.0
+    for f in range(width.size):
+        d = width[f]
+        for start in range(effect[f], effect[f + 1], d):
             for i in range(d):
                 for j in range(d):
-                    of_squares[p.place[f] + i * d + j] -= 2.0 * c[start + i] * x[start + j]
-    for f in range(p.leading):
-        d, own = p.width[f], p.place[f]
-        for v in range(p.group[f], p.group[f + 1]):
-            at = p.panel[v]
-            add_trace(products.panels, at, lam, own, d, d, S, at, of_logdet, own, own, True)
+                    of_squares[place[f] + i * d + j] -= 2.0 * c[start + i] * x[start + j]
+    for f in range(leading):
+        d, own = width[f], place[f]
+        for v in range(group[f], group[f + 1]):
+            at = panel[v]
+            add_trace(panels, at, lam, own, d, d, S, at, of_logdet, own, own, True)
             at += d * d
-            for e in range(p.near[v], p.near[v + 1]):
-                a, other = p.width[p.factor[e]], p.place[p.factor[e]]
-                add_trace(products.panels, at, lam, other, a, d, S, at, of_logdet, own, other, False)
+            for e in range(near[v], near[v + 1]):
+                a, other = width[factor[e]], place[factor[e]]
+                add_trace(panels, at, lam, other, a, d, S, at, of_logdet, own, other, False)
                 at += a * d
             for _ in range(k - (effects - head)):
                 for i in range(d):
                     for j in range(d):
-                        of_logdet[own + i * d + j] += 2.0 * products.panels[at + i] * S[at + j]
+                        of_logdet[own + i * d + j] += 2.0 * panels[at + i] * S[at + j]
                 at += d
-    work = np.empty(p.width.max() ** 2 if p.width.size else 0)
-    for t in range(p.tail_block.size):
-        left, right = p.tail_factor[t]
-        i, j = p.tail_row[t]
-        a, b = p.width[left], p.width[right]
+    work = np.empty(place[-1])
+    for t in range(tail_block.size):
+        left, right, i, j = tail_factor[t, 0], tail_factor[t, 1], tail_row[t, 0], tail_row[t, 1]
+        a, b = width[left], width[right]
         for r in range(a):
             for s in range(b):
                 work[r * b + s] = inverse[i - head + r, j - head + s]
-        same = i == j
-        add_trace(
-            products.tail,
-            p.tail_block[t],
-            lam,
-            p.place[left],
-            a,
-            b,
-            work,
-            0,
-            of_logdet,
-            p.place[right],
-            p.place[left],
-            same,
-        )
-    for f in range(p.leading, p.width.size):
-        d, own = p.width[f], p.place[f]
-        for start in range(p.effect[f] - head, p.effect[f + 1] - head, d):
+        at, own, other = tail_block[t], place[right], place[left]
+        add_trace(tail, at, lam, other, a, b, work, 0, of_logdet, own, other, i == j)
+    for f in range(leading, width.size):
+        d, own = width[f], place[f]
+        for start in range(effect[f] - head, effect[f + 1] - head, d):
             for r in range(k - (effects - head)):
                 for i in range(d):
                     for j in range(d):
                         value = inverse[effects - head + r, start + j]
-                        of_logdet[own + i * d + j] += 2.0 * products.border[start + i, r] * value
+                        of_logdet[own + i * d + j] += 2.0 * border[start + i, r] * value
 
 
 @kernel
@@ -624,11 +630,13 @@ def mirror(S):
 @kernel
 def forward(pattern, L, A):
     """Overwrite the leading rows of A (effects and β, m) by those of L⁻¹A, and take from the tail what they explain."""
-    p, q, m = pattern, pattern.q, A.shape[1]
-    for f in range(p.leading):
-        d = p.width[f]
-        for v in range(p.group[f], p.group[f + 1]):
-            own, at = p.effect[f] + (v - p.group[f]) * d, p.panel[v]
+    width, group, effect, panel = pattern.width, pattern.group, pattern.effect, pattern.panel
+    near, factor, row, leading = pattern.near, pattern.factor, pattern.row, pattern.leading
+    q, m = pattern.q, A.shape[1]
+    for f in range(leading):
+        d = width[f]
+        for v in range(group[f], group[f + 1]):
+            own, at = effect[f] + (v - group[f]) * d, panel[v]
             touched = False
             for i in range(d):
                 for j in range(m):
@@ -642,13 +650,13 @@ def forward(pattern, L, A):
                         total -= L[at + i * d + k] * A[own + k, j]
                     A[own + i, j] = total / L[at + i * d + i]
             at += d * d
-            for e in range(p.near[v], p.near[v + 1]):
-                for r in range(p.row[e], p.row[e] + p.width[p.factor[e]]):
+            for e in range(near[v], near[v + 1]):
+                for r in range(row[e], row[e] + width[factor[e]]):
                     for k in range(d):
                         for j in range(m):
                             A[r, j] -= L[at] * A[own + k, j]
                         at += 1
-            for r in range(p.effect[-1], p.effect[-1] + q - 1):
+            for r in range(effect[-1], effect[-1] + q - 1):
                 for k in range(d):
                     for j in range(m):
                         A[r, j] -= L[at] * A[own + k, j]

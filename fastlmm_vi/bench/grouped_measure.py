@@ -1,0 +1,115 @@
+"""Jobs of the grouped benchmarks, run round by round, and the record of them."""
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .. import threads
+from . import clock, cpu, machine
+from .lme4 import Session
+from .measure import ROUNDS, interleaved
+from .record import Record, Row, statistics
+
+Report = Callable[[str], None]
+
+
+def silent(stage: str) -> None:
+    """Report nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Job:
+    """What is timed in one row of a table.
+
+    Attributes
+    ----------
+    name, package, version : str
+        Of the piece of work, and of who does it.
+    question : str
+        Heading under which the row stands.
+    run : callable
+        As `interleaved` takes it; the clock counts seconds of the processor.
+    describe : callable
+        From what `run` returned to further entries of the row ("error" is one); called after all is measured.
+    yardstick : str or None
+        Key of the job whose time this one's is divided by.
+    info : mapping
+        Further entries that are known before.
+    """
+
+    name: str
+    package: str
+    version: str
+    question: str
+    run: Callable[[], Any]
+    describe: Callable[[Any], Mapping[str, Any]] = lambda value: {"error": None}
+    yardstick: str | None = None
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Name of the row."""
+        return key(self.name, self.package)
+
+
+def key(name: str, package: str) -> str:
+    """Name of the row of a piece of work by a package.
+
+    Examples
+    --------
+    >>> from fastlmm_vi.bench import grouped_measure
+    >>> grouped_measure.key("fit_cake", "lme4")
+    'fit_cake[lme4]'
+    """
+    return f"{name}[{package}]"
+
+
+def measure(jobs: Iterable[Job], rounds: int = ROUNDS, report: Report = silent) -> dict[str, Row]:
+    """Run the jobs, each once in every round, on one BLAS thread, and return their rows."""
+    jobs = list(jobs)
+    with warnings.catch_warnings(), threads.limit(1):
+        warnings.simplefilter("ignore")  # a package that warns does so at every run; `describe` listens
+        seconds, values = interleaved({job.key: job.run for job in jobs}, rounds, report=report)
+        rows = {}
+        for job in jobs:
+            report(f"accuracy, {job.key}")
+            rows[job.key] = Row(
+                question=job.question, stats=statistics(seconds[job.key]), info=_info(job, values[job.key])
+            )
+    return rows
+
+
+def _info(job: Job, value: Any) -> dict[str, Any]:
+    return {
+        "case": job.key,
+        "yardstick": job.yardstick,
+        "units": 1,
+        "jobs": 1,
+        "work": job.name,
+        "package": job.package,
+        "package_version": job.version,
+        **job.info,
+        **job.describe(value),
+    }
+
+
+def record(rows: Mapping[str, Row], session: Session | None) -> Record:
+    """Return the rows with the machine, R among its versions."""
+    described = machine.describe()
+    versions = {row.info["package"]: row.info["package_version"] for row in rows.values()}
+    R = dict(session.versions) if session else {}
+    described["versions"] |= versions | {key: value for key, value in R.items() if key != "gflops"}
+    described["gflops"] = {"NumPy": _gflops()} | ({"R": R["gflops"]} if R else {})
+    return Record(described, rows)
+
+
+def _gflops() -> float:
+    """What NumPy's BLAS does on one thread in XᵀX, of the same X as lme4.R's."""
+    X = np.sin(np.arange(1.0, 250_001.0)).reshape(500, 500)
+    start = clock.now()
+    with threads.limit(1):
+        cpu.repeated(lambda: X.T @ X)()
+    return 0.125 / (clock.now() - start)

@@ -1,0 +1,78 @@
+"""A grouped fit as a file: its columns of the data, θ̂ and how it was found; no pickle."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ..errors import DataError
+from ..result import Status
+from .cross_products import CrossProducts
+from .model_frame import WEIGHTS, build
+
+if TYPE_CHECKING:
+    from .result import MixedFit
+
+KIND = "grouped"
+PLAIN = ("formula", "method", "deviance", "notes", "n_iter", "n_evaluations")
+
+
+def save(fit: "MixedFit", path: str | Path) -> Path:
+    """See `MixedFit.save`."""
+    design = fit.data.design
+    header: dict[str, Any] = {name: getattr(fit, name) for name in PLAIN}
+    header |= {"kind": KIND, "status": fit.status.value, "timings": dict(fit.timings), "columns": list(design.columns)}
+    header |= {"weights": design.weights_name, "n_missing": design.n_missing, "unused_levels": design.unused_levels}
+    arrays: dict[str, Any] = {"theta": fit.standard_theta}
+    arrays["path_theta"] = np.array([theta for theta, _ in fit.path])
+    arrays["path_deviance"] = np.array([value for _, value in fit.path])
+    arrays |= _arrays("index", design.index.to_series(), "the index of data")
+    for i, (name, column) in enumerate(design.columns.items()):
+        arrays |= _arrays(f"column{i}", column, f"column {name!r}")
+    path = Path(path)
+    with path.open("wb") as file:
+        np.savez(file, header=json.dumps(header), **arrays)
+    return path
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Return the fields of the fit that `save` wrote; the cross products are made again from its columns."""
+    with np.load(Path(path), allow_pickle=False) as archive:
+        header: dict[str, Any] = json.loads(str(archive["header"]))
+        series = {name: _column(archive, f"column{i}") for i, name in enumerate(header["columns"])}
+        index = pd.Index(_column(archive, "index"))
+        steps = zip(archive["path_theta"], archive["path_deviance"].tolist(), strict=True)
+        fields = {"standard_theta": archive["theta"], "path": tuple(steps)}
+    frame = pd.DataFrame(series, index=index)
+    weights: Any = header.pop("weights")
+    design = build(header["formula"], frame, weights=frame[WEIGHTS] if weights == WEIGHTS else weights)
+    design = replace(design, n_missing=header["n_missing"], unused_levels=header["unused_levels"])
+    fields |= {name: header[name] for name in PLAIN} | {"timings": header["timings"]}
+    fields |= {"status": Status(header["status"]), "notes": tuple(header["notes"])}
+    return fields | {"data": CrossProducts.of(design)}
+
+
+def _arrays(key: str, column: "pd.Series[Any]", name: str) -> dict[str, NDArray[Any]]:
+    """A column as arrays without objects: of a Categorical, its codes and the labels that occur."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.cat.remove_unused_categories()
+        labels = column.cat.categories.to_series()
+        return {f"{key}_codes": column.cat.codes.to_numpy(), **_arrays(f"{key}_labels", labels, name)}
+    values = column.to_numpy()
+    if values.dtype == object and pd.api.types.infer_dtype(column) == "string":
+        values = values.astype(str)
+    if values.dtype == object:
+        raise DataError(f"{name} holds objects that no file without pickle can keep: turn them into numbers or text.")
+    return {key: values}
+
+
+def _column(archive: Any, key: str) -> Any:
+    """The reverse of `_arrays`."""
+    if f"{key}_codes" in archive:
+        labels = pd.Index(_column(archive, f"{key}_labels"))
+        return pd.Categorical.from_codes(archive[f"{key}_codes"], labels)
+    return archive[key]
