@@ -60,7 +60,8 @@ class CrossProducts:
         terms = tuple(standard_term(term, design.weights) for term in design.terms)
         groups, leading = blocks.order(_by_factor(design, terms))
         _check_memory(groups[leading:])
-        return cls(design, fixed, terms, groups, *blocks.sums(groups, leading, np.column_stack([fixed.Q, fixed.y])))
+        border = np.ascontiguousarray(np.column_stack([fixed.Q, fixed.y]))
+        return cls(design, fixed, terms, groups, *blocks.sums(groups, leading, border))
 
 
 def _by_factor(design: GroupedDesign, terms: Sequence[StandardTerm]) -> list[Group]:
