@@ -1,4 +1,7 @@
-"""The command line's `bench`: the side-by-side table of your own machine, what changed in it, and how times grow."""
+"""The command line's `bench`: the side-by-side table of your own machine, what changed in it, and how times grow.
+
+The grouped models' are in `grouped_command`.
+"""
 
 import sys
 from dataclasses import replace
@@ -9,11 +12,12 @@ import typer
 
 from ..errors import DataError
 from ..progress import stages
-from . import cases, growth, record, report
+from . import cases, grouped_command, growth, record, report
 from .case import Problem
 from .measure import ROUNDS, measure
 
 app = typer.Typer(help="Measure every method on this machine, beside yardsticks and peers.")
+app.add_typer(grouped_command.app, name="grouped")
 
 
 @app.callback(invoke_without_command=True)
