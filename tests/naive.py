@@ -338,13 +338,13 @@ def grouped_information(model, first, second, reml):
     """Second derivatives of −2ℓ in (θ, log σ²), σ² at its optimum given θ."""
     Q, P = projection(model, reml)
     Py, sigma2, k = P @ model.y, model.sigma2(reml), len(first)
-    H = np.empty((k + 1, k + 1))
+    H, QV, VPy = np.empty((k + 1, k + 1)), [Q @ V for V in first], [V @ Py for V in first]
     for a in range(k):
         for b in range(k):
-            of_logdet = np.sum(Q * second[a][b]) - np.trace(Q @ first[a] @ Q @ first[b])
-            of_squares = 2 * Py @ first[a] @ P @ first[b] @ Py - Py @ second[a][b] @ Py
+            of_logdet = np.sum(Q * second[a][b]) - np.sum(QV[a] * QV[b].T)
+            of_squares = 2 * VPy[a] @ P @ VPy[b] - Py @ second[a][b] @ Py
             H[a, b] = of_logdet + of_squares / sigma2
-        H[a, k] = H[k, a] = Py @ first[a] @ Py / sigma2
+        H[a, k] = H[k, a] = Py @ VPy[a] / sigma2
     H[k, k] = model.n - model.p if reml else model.n
     return H
 

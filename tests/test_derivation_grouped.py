@@ -17,7 +17,7 @@ from fastlmm_vi_kernels.blocks import Pattern, Products
 from problems import PROBLEMS
 from scipy.optimize import nnls
 
-from fastlmm_vi import WideLMM, lmm, lrt
+from fastlmm_vi import WideLMM, lmm, lrt, threads
 from fastlmm_vi.grouped import blocks, parameters, profiling, reml, trust_region
 from fastlmm_vi.grouped import lrt as lrt_module
 from fastlmm_vi.grouped.cross_products import CrossProducts
@@ -36,6 +36,13 @@ PAIRS = re.findall(r"^→ `([\w.]+)` · twin `naive\.([\w.]+)`$", PAGE, flags=re
 METHODS = pytest.mark.parametrize("restricted", [False, True], ids=["ML", "REML"])
 # d = 4 and singular; ||, weights, a tail; two tails; d = 3 by ||; factors crossed, with weights; a nested chain of three.
 SEEDS = (1, 2, 8, 11, 15, 18, 19)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Matrices of order 100 gain nothing by threads, and lose much where other programs want the cores."""
+    with threads.limit(1):
+        yield
 
 
 @cache

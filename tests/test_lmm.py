@@ -375,6 +375,15 @@ def test_files_refuse_what_they_cannot_keep(frame, tmp_path):
         fl.lmm("y ~ x + (1 | g)", odd).save(tmp_path / "odd.npz")
 
 
+def test_progress_is_shown_where_asked_for(frame, capsys):
+    fl.lmm("y ~ x + (x | g)", frame)
+    assert capsys.readouterr().err == ""
+    fl.lmm("y ~ x + (x | g)", frame, verbose=1)
+    shown = capsys.readouterr().err
+    assert "cross products" in shown
+    assert "reml, iteration 0, deviance to fall by" in shown
+
+
 def test_the_data_are_not_changed(frame):
     before = frame.copy()
     fl.lmm("log(y + 20) ~ x + (x | g)", frame)

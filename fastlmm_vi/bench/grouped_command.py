@@ -31,7 +31,9 @@ app = typer.Typer(help="Measure fits of grouped models, beside statsmodels and l
 def grouped(
     context: typer.Context,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = ROUNDS,
-    only: Annotated[str, typer.Option(help="Names of rows, as fit_cake, InstEval_design, units_*; * and ? work.")] = "*",
+    only: Annotated[
+        str, typer.Option(help="Names of rows, as fit_cake, InstEval_design, units_*; * and ? work.")
+    ] = "*",
     peers: Annotated[bool, typer.Option(help="statsmodels and lme4, where installed.")] = True,
     out: Annotated[Path | None, typer.Option(help="File for the result.")] = None,
 ) -> None:
@@ -43,14 +45,11 @@ def grouped(
     check(only)
     with lme4.session(peers) as R, stages(sys.stderr.isatty()) as show:
         run = measure(only, rounds, R, peers, show)
-        missing = [] if R or not peers else ["R with lme4"]
     typer.echo(grouped_report.conditions(run.timed))
     for table in grouped_report.tables(run).values():
         typer.echo(f"\n{table.text()}")
-    if peers and len(grouped_contenders.contenders(None)) == 1:
-        missing.append('statsmodels (pip install "fastlmm_vi[bench]")')
-    if missing:
-        typer.echo(f"\nNot installed: {', '.join(missing)}.")
+    if peers and (absent := missing(run)):
+        typer.echo(f"\nNot installed: {', '.join(absent)}.")
     if out is not None:
         typer.echo(f"\nWritten: {grouped_record.write(run, out)}")
 
@@ -82,7 +81,17 @@ def measure(
     jobs = [*grouped_fits.jobs(contenders, models), *grouped_pieces.jobs(R, pieces)]
     rows = grouped_measure.measure(jobs, rounds, report)
     units = grouped_units.measure(contenders, changes, report=report) if changes else []
-    return GroupedRecord(timed=grouped_measure.record(rows, R), units=units)
+    packages = {contender.name: contender.version for contender in contenders}
+    return GroupedRecord(timed=grouped_measure.record(rows, packages, R), units=units)
+
+
+def missing(run: GroupedRecord) -> list[str]:
+    """Return whom the run has not met."""
+    ways = {
+        grouped_contenders.STATSMODELS: 'statsmodels (pip install "fastlmm_vi[bench]")',
+        grouped_contenders.LME4: "lme4 (an R with it, as Rscript)",
+    }
+    return [way for name, way in ways.items() if name not in run.timed.machine["versions"]]
 
 
 @app.command(name="growth")

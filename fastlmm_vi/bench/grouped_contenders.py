@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import __version__
-from ..grouped import parameters
 from ..grouped.model import lmm
+from ..grouped.parameters import names, plain, values
 from ..grouped.result import MixedFit
 from ..grouped.solution import Solution
 from . import cpu
@@ -114,10 +114,9 @@ class Statsmodels(Contender):
             found, messages = heard(lambda: fit(reml))
         except (np.linalg.LinAlgError, ValueError) as error:
             return Outcome(deviance=None, messages=[f"{type(error).__name__}: {error}"])
-        names = [*self._words(model).sd, "sigma"]
-        values = np.sqrt([*np.diag(np.atleast_2d(found.cov_re)), *found.vcomp, found.scale])
-        sd = dict(zip(names, values.tolist(), strict=True))
-        return Outcome(deviance=-2.0 * float(found.llf), sd=sd, messages=messages)
+        sd = np.sqrt([*np.diag(np.atleast_2d(found.cov_re)), *found.vcomp, found.scale]).tolist()
+        labelled = dict(zip([*self._words(model).sd, "sigma"], sd, strict=True))
+        return Outcome(deviance=-2.0 * float(found.llf), sd=labelled, messages=messages)
 
     @staticmethod
     def _words(model: Model) -> MixedLM:
@@ -153,11 +152,11 @@ class Lme4(Contender):
             found = self.fit(model, reml=reml)
         except RError as error:
             return Outcome(deviance=None, messages=[str(error)])
-        names = [
-            f"sd_{group}__{parameters.plain(effect)}" if effect else "sigma"
+        labels = [
+            f"sd_{group}__{plain(effect)}" if effect else "sigma"
             for group, effect in zip(found["group"], found["effect"], strict=True)
         ]
-        sd = dict(zip(names, found["sd"], strict=True))
+        sd = dict(zip(labels, found["sd"], strict=True))
         return Outcome(deviance=found["deviance"][0], sd=sd, messages=found["messages"])
 
 
@@ -170,6 +169,5 @@ def contenders(session: Session | None, peers: bool = True) -> list[Contender]:
 
 def standard_deviations(fit: MixedFit, solution: Solution) -> dict[str, float]:
     """Those of the random effects, and σ, at a solution of the fit's equations."""
-    names = parameters.names(fit.data.design.terms)
-    values = parameters.values(solution).tolist()
-    return {name: value for name, value in zip(names, values, strict=True) if not name.startswith("cor_")}
+    found = zip(names(fit.data.design.terms), values(solution).tolist(), strict=True)
+    return {name: value for name, value in found if not name.startswith("cor_")}

@@ -23,7 +23,7 @@ def names(document: str) -> list[str]:
 
 
 def insert(document: str, texts: Mapping[str, str]) -> str:
-    """Return the document with the texts between their markers.
+    r"""Return the document with the texts between their markers.
 
     Raises
     ------
@@ -33,7 +33,7 @@ def insert(document: str, texts: Mapping[str, str]) -> str:
     Examples
     --------
     >>> from fastlmm_vi.bench.grouped_document import insert
-    >>> page = "<!-- grouped benchmark: fits -->\\nold\\n<!-- end of grouped benchmark -->"
+    >>> page = "<!-- grouped benchmark: fits -->\nold\n<!-- end of grouped benchmark -->"
     >>> print(insert(page, {"fits": "new"}))
     <!-- grouped benchmark: fits -->
     new

@@ -14,7 +14,11 @@ from . import grouped_trial
 from .growth import draw_power, exponent
 
 DESIGNS = tuple(grouped_trial.DESIGNS)
-QUANTITIES: Mapping[str, str] = {"seconds": "whole fit", "evaluation": "one evaluation", "bytes": "memory beyond the data"}
+QUANTITIES: Mapping[str, str] = {
+    "seconds": "whole fit",
+    "evaluation": "one evaluation",
+    "bytes": "memory beyond the data",
+}
 # Crossed: the dense Schur complement in the levels of the smaller factor. Else everything is linear.
 THEORY: Mapping[str, Mapping[str, float]] = {
     "slopes": dict.fromkeys(QUANTITIES, 1.0),
@@ -78,7 +82,9 @@ def plot(rows: Sequence[Mapping[str, Any]], *, axes: Any) -> None:
     for ax, (designs, quantity, label) in zip(axes, panels, strict=True):
         for color, design in zip(COLORS, designs, strict=False):
             part = [row for row in rows if row["design"] == design]
-            x, y = (np.array(values, float) for values in ([size(row) for row in part], [row[quantity] for row in part]))
+            x, y = (
+                np.array(values, float) for values in ([size(row) for row in part], [row[quantity] for row in part])
+            )
             draw_power(ax, x, y, THEORY[design][quantity], design, color)
         ax.set_xlabel(label)
         ax.set_ylabel(f"seconds, {QUANTITIES[quantity]}")

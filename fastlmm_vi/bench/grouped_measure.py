@@ -96,12 +96,11 @@ def _info(job: Job, value: Any) -> dict[str, Any]:
     }
 
 
-def record(rows: Mapping[str, Row], session: Session | None) -> Record:
-    """Return the rows with the machine, R among its versions."""
+def record(rows: Mapping[str, Row], packages: Mapping[str, str], session: Session | None) -> Record:
+    """Return the rows with the machine, the packages and R among its versions."""
     described = machine.describe()
-    versions = {row.info["package"]: row.info["package_version"] for row in rows.values()}
     R = dict(session.versions) if session else {}
-    described["versions"] |= versions | {key: value for key, value in R.items() if key != "gflops"}
+    described["versions"] |= {**packages, **({"R": R["R"]} if R else {})}
     described["gflops"] = {"NumPy": _gflops()} | ({"R": R["gflops"]} if R else {})
     return Record(described, rows)
 

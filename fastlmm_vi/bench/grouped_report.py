@@ -10,18 +10,19 @@ from .record import Record, Row
 from .table import Table
 
 NO_FIT = "–"
+LEAST = 1e-16
 
 
 def tables(record: GroupedRecord) -> dict[str, Table]:
     """Return every table that the record has rows for, by the name that a document calls it."""
-    found = {}
+    found: dict[str, Table] = {}
     for name, question, make in (
         ("fits", grouped_fits.QUESTION, fits),
         ("pieces", grouped_pieces.QUESTION, pieces),
     ):
         rows = [row for row in record.timed.rows.values() if row.question == question]
         found |= {name: make(record.timed, rows)} if rows else {}
-    found |= {"units": units(record.units)} if record.units else {}
+    found |= {"units": units(record.units), "own units": units_own(record.units)} if record.units else {}
     found |= {"growth": growth(record.growth), "exponents": exponents(record.growth)} if record.growth else {}
     return found
 
@@ -40,9 +41,9 @@ def fits(record: Record, rows: Sequence[Row]) -> Table:
         header=("model", "rows", "package", "time", "ratio", "criterion", "sd", "remark"),
         rows=[_fit(record, row) for row in rows],
         note=(
-            "time: to fixed effects with standard errors, and variances, in the fastest round. criterion: −2 × the restricted\n"
-            "log-likelihood less that of fastlmm_vi, positive is worse. sd: the largest relative difference of a standard\n"
-            "deviation. Of fastlmm_vi itself, both are what another Newton step promises."
+            "time: to fixed effects with standard errors, and variances, in the fastest round. criterion: −2 × the\n"
+            "restricted log-likelihood less that of fastlmm_vi, positive is worse. sd: the largest relative difference of a\n"
+            "standard deviation. Of fastlmm_vi itself, both are what another Newton step promises."
         ),
         left=3,
         remarks=True,
@@ -63,8 +64,8 @@ def pieces(record: Record, rows: Sequence[Row]) -> Table:
         header=("piece", "package", "time", "ratio", "criterion"),
         rows=[_piece(record, row) for row in rows],
         note=(
-            "ratio: lme4's over ours; of the repeated rows, ours over that of the rows as they are. An evaluation of ours comes\n"
-            "with the gradient, lme4's without. criterion: lme4's less ours at the same θ."
+            "ratio: lme4's time over ours; of the repeated rows, ours over that of the rows as they are. An evaluation of\n"
+            "ours comes with the gradient, lme4's without. criterion: lme4's less ours at the same θ."
         ),
         left=2,
     )
@@ -78,28 +79,43 @@ def _piece(record: Record, row: Row) -> tuple[str, ...]:
 
 
 def units(rows: Rows) -> Table:
-    """What other units, and other origins, do to a log-likelihood that they cannot change."""
-    packages = [name for name in NAMES if any(row["package"] == name for row in rows)]
-    peers = [name for name in packages if name != OURS]
-    by_change: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for row in rows:
-        by_change.setdefault(row["change"], {})[row["package"]] = row
-    return Table(
-        title="Units: how far the log-likelihood falls (sleepstudy, Reaction ~ Days + (Days | Subject), by ML)",
-        header=("data", *packages, *(f"{name}, from its own" for name in peers)),
-        rows=[
-            (change, *(_unit(found[name]) for name in packages), *(_error(found[name]["moved"]) for name in peers))
-            for change, found in by_change.items()
-        ],
-        note=(
-            "Log-likelihood of fastlmm_vi on the data as given, less that on the data after the change with its Jacobian added;\n"
-            "last, each package's own instead of that of fastlmm_vi. What a shift of Reaction rounds away is taken from both."
-        ),
+    """What other units, and other origins, do to a log-likelihood that they cannot change; ours as given is the truth."""
+    return _units(
+        rows,
+        "error",
+        "Units: log-likelihood of fastlmm_vi less that after a change of the data (sleepstudy, by ML)",
+        "Reaction ~ Days + (Days | Subject). By how much the log-likelihood after the change, its Jacobian added, lies\n"
+        "below that of fastlmm_vi before it. Where a shift will round digits away, they are gone before it, too.",
     )
 
 
-def _unit(row: Mapping[str, Any]) -> str:
-    return ", ".join(text for text in (_error(row["error"]) if row["error"] is not None else "", row["mark"]) if text)
+def units_own(rows: Rows) -> Table:
+    """The same, each package's own log-likelihood as given being the truth."""
+    return _units(
+        rows,
+        "moved",
+        "Units: each package's own log-likelihood less that after the change",
+        "The same, below the package's own log-likelihood before the change.",
+    )
+
+
+def _units(rows: Rows, quantity: str, title: str, note: str) -> Table:
+    packages = [name for name in NAMES if any(row["package"] == name for row in rows)]
+    changes: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        changes.setdefault(row["change"], {})[row["package"]] = row
+    return Table(
+        title=title,
+        header=("data", *packages),
+        rows=[(change, *(_unit(found[name], quantity) for name in packages)) for change, found in changes.items()],
+        note=note,
+    )
+
+
+def _unit(row: Mapping[str, Any], quantity: str) -> str:
+    """The number, and what the package says of its fit."""
+    value = row[quantity]
+    return ", ".join(part for part in ("" if value is None else _error(value), row["mark"]) if part)
 
 
 def growth(rows: Rows) -> Table:
@@ -154,10 +170,21 @@ def _time(seconds: float) -> str:
 
 
 def _error(value: float | None) -> str:
-    """Two digits with a sign; what is exactly 0 is 0."""
+    """Two digits with a sign; what is exactly 0 is 0, and what no float64 of order 1 shows is said to be less.
+
+    Examples
+    --------
+    >>> from fastlmm_vi.bench.grouped_report import _error
+    >>> [_error(value) for value in (None, 0.0, 3e-24, -1.23e-9, 0.0541, 191.2)]
+    ['–', '0', '< 1e-16', '-1.2e-09', '+0.054', '+191']
+    """
     if value is None:
         return NO_FIT
-    return f"{value:+.1e}" if value else "0"
+    if value == 0.0 or abs(value) < LEAST:
+        return "0" if value == 0.0 else f"< {LEAST:.0e}"
+    if abs(value) < 1e-3:
+        return f"{value:+.1e}"
+    return f"{value:+.2g}" if abs(value) < 100.0 else f"{value:+.0f}"
 
 
 def _thousands(number: int) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..compilation import warmup
 from ..grouped.model import lmm
 from ..result import Array
 from . import clock, cpu
@@ -20,7 +21,7 @@ CODE = "import sys; from fastlmm_vi.bench import grouped_trial; grouped_trial.ch
 
 
 def slopes(n: int) -> tuple[str, pd.DataFrame]:
-    """Intercept and slope in each of n / 10 groups."""
+    """Intercept and slope in each of a tenth as many groups as rows."""
     rng = np.random.default_rng(0)
     g, x = np.arange(n) // EACH, rng.normal(size=n)
     b = rng.normal(size=(2, n // EACH))
@@ -28,7 +29,7 @@ def slopes(n: int) -> tuple[str, pd.DataFrame]:
 
 
 def nested(n: int) -> tuple[str, pd.DataFrame]:
-    """n / 10 groups in n / 100 larger ones."""
+    """A hundredth as many groups as rows, and ten smaller ones in each."""
     rng = np.random.default_rng(0)
     inner = np.arange(n) // EACH
     outer = inner // 10
@@ -80,29 +81,33 @@ def measure(design: str, size: int, rounds: int) -> dict[str, Any]:
         "seconds" of a whole fit and of one evaluation with gradient, of the processor, in the fastest round; "bytes", the
         peak of the first fit above the peak before it, None where the system does not tell.
     """
-    lmm(*DESIGNS[design](200))  # compiles
+    warmup("grouped")
     formula, frame = DESIGNS[design](size)
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak so far is what is held now
-    before, seconds = peak(), []
-    for k in range(rounds):
-        start = clock.now()
-        fit = cpu.repeated(lambda: lmm(formula, frame), least=0.0)()
-        seconds.append(clock.now() - start)
-        after = peak() if k == 0 else after
-    start = clock.now()
-    cpu.repeated(lambda: fit.likelihood(fit.standard_theta))()
+    before = peak()
+    fit, *seconds = _timed(lambda: lmm(formula, frame), least=0.0)
+    after = peak()
+    seconds += [_timed(lambda: lmm(formula, frame), least=0.0)[1] for _ in range(rounds - 1)]
+    _, evaluation = _timed(lambda: fit.likelihood(fit.standard_theta))
     return {
         "design": design,
         "formula": formula,
         "rows": len(frame),
         "levels": list(fit.groups.values()),
         "seconds": min(seconds),
-        "evaluation": clock.now() - start,
+        "evaluation": evaluation,
         "evaluations": fit.n_evaluations,
         "bytes": None if before is None or after is None else after - before,
         "converged": fit.converged,
     }
+
+
+def _timed(run: Callable[[], Any], least: float = cpu.LEAST) -> tuple[Any, float]:
+    """Return what `run` returns, and its seconds."""
+    start = clock.now()
+    value = cpu.repeated(run, least)()
+    return value, clock.now() - start
 
 
 def peak() -> int | None:

@@ -55,7 +55,7 @@ class Session:
         if name in self._frames:
             return
         path = self._folder / f"{name}.csv"
-        exact = {column: frame[column].map(float.hex) for column in frame.select_dtypes("float64")}
+        exact = {column: frame[column].map(float.hex) for column in map(str, frame.select_dtypes("float64"))}
         frame.assign(**exact).to_csv(path, index=False)
         self.ask("frame", name, path, ",".join(factors))
         self._frames.add(name)

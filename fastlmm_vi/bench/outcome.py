@@ -63,7 +63,7 @@ def heard(run: Callable[[], Any]) -> tuple[Any, list[str]]:
 
 
 def largest_relative(found: Mapping[Any, float], truth: Mapping[Any, float]) -> float:
-    """max |found / truth − 1|; where a truth is 0, |found| over the largest of them.
+    """Largest |found / truth − 1|; where a truth is 0, |found| over the largest truth.
 
     Examples
     --------

@@ -6,6 +6,7 @@ from typing import Any
 
 from .. import threads
 from ..errors import FitWarning
+from ..progress import stages
 from .cross_products import CrossProducts
 from .model_frame import GroupedDesign, build
 from .result import MixedFit
@@ -22,6 +23,7 @@ def lmm(
     missing: str = "raise",
     max_iter: int = 200,
     n_jobs: int | None = None,
+    verbose: int = 0,
 ) -> MixedFit:
     """Fit the grouped linear mixed model y = Xβ + Σ_l Z_l b_l + ε of an lme4 formula.
 
@@ -42,6 +44,8 @@ def lmm(
     max_iter : int, default 200
     n_jobs : int or None
         Threads of the BLAS: None is 1, −1 all cores.
+    verbose : int, default 0
+        1 shows progress.
 
     Returns
     -------
@@ -84,11 +88,12 @@ def lmm(
     start = time.perf_counter()
     design = build(formula, data, weights=weights, missing=missing)
     framed = time.perf_counter()
-    with threads.limit(threads.count(n_jobs)):
+    with threads.limit(threads.count(n_jobs)), stages(verbose > 0) as show:
+        show("cross products")
         products = CrossProducts.of(design)
         timings = {"design": framed - start, "cross products": time.perf_counter() - framed}
         notes = _notes(design, products)
-        return MixedFit.of(products, formula, method, max_iter=max_iter, notes=notes, timings=timings)
+        return MixedFit.of(products, formula, method, max_iter=max_iter, notes=notes, timings=timings, show=show)
 
 
 def _notes(design: GroupedDesign, products: CrossProducts) -> tuple[str, ...]:

@@ -74,7 +74,7 @@ def plot_residuals(fit: MixedFit, *, ax: Any = None) -> "Axes":
     scaled = fit.residuals.to_numpy() / fit.sigma * (1.0 if weights is None else np.sqrt(weights))
     table = pd.DataFrame({"fitted": fit.fitted_values.to_numpy(), "residual": scaled}).sort_values("fitted")
     ax.plot(table["fitted"], table["residual"], ".", color=COLORS[0], ms=3, alpha=min(1.0, 300.0 / len(table) ** 0.75))
-    width = max(5, len(table) // 20)
+    width = max(9, len(table) // 8)
     running = table.rolling(width, center=True, min_periods=width).mean()
     ax.plot(running["fitted"], running["residual"], color=COLORS[1], lw=1.5, label=f"mean of {width} neighbours")
     ax.axhline(0.0, color="0.4", lw=0.8, ls=":")

@@ -1,5 +1,6 @@
 """Maximum likelihood and REML of the grouped model: from cross products to the relative covariances at the optimum."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,11 +42,15 @@ class Optimum:
         return Status.SINGULAR if self.singular else Status.CONVERGED
 
 
-def fit(likelihood: Likelihood, max_iter: int = MAX_ITER) -> Optimum:
+def fit(
+    likelihood: Likelihood,
+    max_iter: int = MAX_ITER,
+    report: Callable[[int, float], None] = lambda iteration, decrease: None,
+) -> Optimum:
     """Minimise the deviance over θ; where a covariance loses rank it does so exactly."""
     theta = start(likelihood)
     at = likelihood(theta)
-    found = minimise(likelihood, theta, at, expected_hessian(likelihood, theta, at), max_iter)
+    found = minimise(likelihood, theta, at, expected_hessian(likelihood, theta, at), max_iter, report)
     roots = [canonical(L) for L in likelihood.unpack(found.x)]
     theta, singular = likelihood.pack([L for L, _ in roots]), any(rank < len(L) for L, rank in roots)
     return Optimum(likelihood, theta, likelihood(theta) if singular else found.value, singular, found)

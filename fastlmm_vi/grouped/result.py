@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -73,6 +73,7 @@ class MixedFit:
         max_iter: int = reml.MAX_ITER,
         notes: tuple[str, ...] = (),
         timings: "Mapping[str, float] | None" = None,
+        show: "Callable[[str], None]" = lambda text: None,
     ) -> "MixedFit":
         """Fit the model of these cross products.
 
@@ -88,7 +89,9 @@ class MixedFit:
         """
         begin = time.perf_counter()
         likelihood = Likelihood(data, method == "reml")
-        optimum = reml.fit(likelihood, max_iter)
+        optimum = reml.fit(
+            likelihood, max_iter, lambda i, gain: show(f"{method}, iteration {i}, deviance to fall by {gain:.1g}")
+        )
         found, constant = optimum.minimum, likelihood.constant
         if optimum.at.squares < EXACT**2 * likelihood.degrees:
             raise DataError(

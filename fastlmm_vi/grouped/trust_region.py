@@ -48,11 +48,19 @@ class Minimum(Generic[V]):
     converged: bool
 
 
-def minimise(f: Callable[[Array], V], x: Array, now: V, B: Array, max_iter: int) -> Minimum[V]:
+def minimise(
+    f: Callable[[Array], V],
+    x: Array,
+    now: V,
+    B: Array,
+    max_iter: int,
+    report: Callable[[int, float], None] = lambda iteration, decrease: None,
+) -> Minimum[V]:
     """Search from x, where f is `now`, with the Hessian's estimate B: steps in a trust region, B updated by rank one.
 
     Near the minimum the Hessian is computed by differences of the gradient: it speeds up the last steps, and shows whether
-    the point is a minimum. (Nocedal and Wright, Numerical Optimization, 2006, algorithms 4.1 and 6.2.)
+    the point is a minimum. `report(iteration, predicted decrease)` is called at every step.
+    (Nocedal and Wright, Numerical Optimization, 2006, algorithms 4.1 and 6.2.)
     """
     count = 1
 
@@ -63,8 +71,9 @@ def minimise(f: Callable[[Array], V], x: Array, now: V, B: Array, max_iter: int)
 
     path = [(x, now.deviance)]
     radius, exact, decrease, noise = 1.0, False, np.inf, np.inf
-    for _ in range(max_iter):
+    for iteration in range(max_iter):
         step, decrease = newton_step(now.gradient, B, radius)
+        report(iteration, decrease)
         done = decrease <= FINE * max(1.0, abs(now.deviance))
         if not exact and (done or decrease < ROUGH):
             B, exact = differences(evaluate, x, now.gradient), True
