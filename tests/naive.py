@@ -279,8 +279,8 @@ def forward(C, A):
 
 
 def exact_differences(x, c):
-    """The numbers x_i − c in rational arithmetic, rounded once."""
-    return np.array([float(Fraction(float(value)) - Fraction(float(c))) for value in x])
+    """The numbers x_i − c in rational arithmetic."""
+    return [Fraction(float(value)) - Fraction(float(c)) for value in x]
 
 
 def least_squares(y, X, weights):
@@ -322,26 +322,26 @@ def eliminated_one_by_one(factors):
 
 
 def projection(model, reml):
-    """What stands in the traces: V⁻¹ for ML, P = V⁻¹ − V⁻¹X(XᵀV⁻¹X)⁻¹XᵀV⁻¹ for REML; and P."""
+    """Ω, which stands in the traces, V⁻¹ for ML and P for REML; and P = V⁻¹ − V⁻¹X(XᵀV⁻¹X)⁻¹XᵀV⁻¹."""
     P = model.Vi - model.Vi @ model.X @ inv(model.XtViX) @ model.X.T @ model.Vi
     return (P if reml else model.Vi), P
 
 
 def grouped_gradient(model, first, reml):
-    """Derivatives of the log-determinant, tr(Q V_a), and of r², −yᵀP V_a P y."""
-    Q, P = projection(model, reml)
+    """Derivatives of the log-determinant, tr(Ω V_a), and of r², −yᵀP V_a P y."""
+    Omega, P = projection(model, reml)
     Py = P @ model.y
-    return np.array([np.sum(Q * V) for V in first]), np.array([-Py @ V @ Py for V in first])
+    return np.array([np.sum(Omega * V) for V in first]), np.array([-Py @ V @ Py for V in first])
 
 
 def grouped_information(model, first, second, reml):
     """Second derivatives of −2ℓ in (θ, log σ²), σ² at its optimum given θ."""
-    Q, P = projection(model, reml)
+    Omega, P = projection(model, reml)
     Py, sigma2, k = P @ model.y, model.sigma2(reml), len(first)
-    H, QV, VPy = np.empty((k + 1, k + 1)), [Q @ V for V in first], [V @ Py for V in first]
+    H, OV, VPy = np.empty((k + 1, k + 1)), [Omega @ V for V in first], [V @ Py for V in first]
     for a in range(k):
         for b in range(k):
-            of_logdet = np.sum(Q * second[a][b]) - np.sum(QV[a] * QV[b].T)
+            of_logdet = np.sum(Omega * second[a][b]) - np.sum(OV[a] * OV[b].T)
             of_squares = 2 * VPy[a] @ P @ VPy[b] - Py @ second[a][b] @ Py
             H[a, b] = of_logdet + of_squares / sigma2
         H[a, k] = H[k, a] = Py @ VPy[a] / sigma2
@@ -350,24 +350,24 @@ def grouped_information(model, first, second, reml):
 
 
 def expected_information(model, first, reml):
-    """Expectation of the same, σ² profiled out: tr(Q V_a Q V_b) − tr(Q V_a) tr(Q V_b) / ν."""
-    Q, _ = projection(model, reml)
-    traces = np.array([np.sum(Q * V) for V in first])
-    H = np.array([[np.trace(Q @ Va @ Q @ Vb) for Vb in first] for Va in first])
+    """Expectation of the same, σ² profiled out: tr(Ω V_a Ω V_b) − tr(Ω V_a) tr(Ω V_b) / ν."""
+    Omega, _ = projection(model, reml)
+    traces = np.array([np.sum(Omega * V) for V in first])
+    H = np.array([[np.trace(Omega @ Va @ Omega @ Vb) for Vb in first] for Va in first])
     return H - np.outer(traces, traces) / (model.n - model.p if reml else model.n)
 
 
 def level_means(model, Z, levels, reml):
-    """Means over the levels of one factor, Z (N, levels · d), of Z_vᵀ Q Z_v and of Z_vᵀ P y yᵀ P Z_v / σ²."""
-    Q, P = projection(model, reml)
+    """Means over the levels of one factor, Z (N, levels · d), of Z_vᵀ Ω Z_v and of Z_vᵀ P y yᵀ P Z_v / σ²."""
+    Omega, P = projection(model, reml)
     groups = np.split(Z, levels, axis=1)
     c = [Zv.T @ P @ model.y for Zv in groups]
-    M = np.mean([Zv.T @ Q @ Zv for Zv in groups], axis=0)
+    M = np.mean([Zv.T @ Omega @ Zv for Zv in groups], axis=0)
     return M, np.mean([np.outer(cv, cv) for cv in c], axis=0) / model.sigma2(reml)
 
 
 def balanced_hessian(model, parts, reml):
-    """`expected_information` if all levels of a factor had the same Z_vᵀ Q Z_v and different levels and factors none.
+    """`expected_information` if all levels of a factor had the same Z_vᵀ Ω Z_v and different levels and factors none.
 
     `parts`: for every factor Z, levels, Λ (d, d), and the derivatives dΛ_a of Λ. To it 2 tr(D dΛ_a dΛ_bᵀ) is added, D the
     derivative of the deviance in ΛΛᵀ.
@@ -387,7 +387,7 @@ def balanced_hessian(model, parts, reml):
 
 
 def boundary_curvature(model, Z, levels, reml):
-    """Second derivatives of the deviance in a column of Λ that is 0: 2 D, D = Σ_v Z_vᵀ Q Z_v − Σ_v c_v c_vᵀ / σ²."""
+    """Second derivatives of the deviance in a column of Λ that is 0: 2 D, D = Σ_v Z_vᵀ Ω Z_v − Σ_v c_v c_vᵀ / σ²."""
     M, cc = level_means(model, Z, levels, reml)
     return 2 * levels * (M - cc)
 

@@ -259,6 +259,15 @@ def test_singular_optima_are_optima():
     assert seen >= 5
 
 
+def test_a_smaller_maximum_on_the_boundary_is_not_taken():
+    """Slopes of uncentred columns, kept independent of the intercept: two maxima, the smaller one singular."""
+    problem = problems.draw(160)
+    fit = fl.lmm(problem.formula, problem.frame, weights=problem.weights)
+    assert not fit.singular
+    nothing = fl.lmm("y ~ 1 + x0 + x1 + x2 + (0 + x0 | a) + (0 + x1 | a)", problem.frame, weights=problem.weights)
+    assert fit.criterion > nothing.criterion + 4.0  # where the search from small variances ends
+
+
 def test_no_convergence_is_said(frame):
     with pytest.warns(fl.ConvergenceWarning, match="Raise max_iter"):
         fit = fl.lmm("y ~ x + (x | g)", frame, max_iter=1)

@@ -14,6 +14,7 @@ from .measure import ROUNDS, interleaved
 from .record import Record, Row, statistics
 
 Report = Callable[[str], None]
+WING = "grouped"  # of every row, so that files may hold those of both
 
 
 def silent(stage: str) -> None:
@@ -84,11 +85,11 @@ def measure(jobs: Iterable[Job], rounds: int = ROUNDS, report: Report = silent) 
 
 def _info(job: Job, value: Any) -> dict[str, Any]:
     return {
+        "wing": WING,
         "case": job.key,
         "yardstick": job.yardstick,
         "units": 1,
         "jobs": 1,
-        "work": job.name,
         "package": job.package,
         "package_version": job.version,
         **job.info,

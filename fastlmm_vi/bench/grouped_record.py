@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import DataError
 from . import machine
+from .grouped_measure import WING
 from .record import Record, content, row_of
 
 Rows = Sequence[Mapping[str, Any]]
@@ -44,7 +45,7 @@ def read(path: Path) -> GroupedRecord:
         raise DataError(f"{path}: there is no such file. {HOW}")
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
-        rows = [row_of(entry) for entry in held["benchmarks"]]
+        rows = [row_of(entry) for entry in held["benchmarks"] if entry["extra_info"].get("wing") == WING]
         growth = held.get("growth", {"rows": (), "machine_info": None})
         return GroupedRecord(
             timed=Record(held["machine_info"], {row.name: row for row in rows}),

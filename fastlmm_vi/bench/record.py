@@ -137,7 +137,7 @@ def read(path: Path) -> Record:
         raise DataError(f"{path}: there is no such file. Make one with `fastlmm-vi bench --out {path}`.")
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
-        rows = [row_of(entry) for entry in held["benchmarks"] if "case" in entry["extra_info"]]
+        rows = [row_of(entry) for entry in held["benchmarks"] if _is_wide(entry["extra_info"])]
         for row in rows:
             _check(row)
         machine.text(held["machine_info"])
@@ -149,6 +149,11 @@ def read(path: Path) -> Record:
     if not rows:
         raise DataError(f"{path} holds none of the cases of `fastlmm-vi bench`: make one with its --out.")
     return Record(held["machine_info"], {row.name: row for row in rows})
+
+
+def _is_wide(extra: Mapping[str, Any]) -> bool:
+    """Whether a benchmark is a case of the wide model's registry, or one like them; `grouped_measure` names its wing."""
+    return "case" in extra and "wing" not in extra
 
 
 def row_of(entry: Mapping[str, Any]) -> Row:

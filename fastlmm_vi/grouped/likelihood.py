@@ -115,8 +115,9 @@ class Likelihood:
             return Evaluation(math.inf, nothing, math.nan, math.nan, nothing, nothing)
         logdet = of_u + of_x if self.reml else of_u
         deviance = logdet + nu * (1.0 + LOG_2PI + math.log(squares / nu))
-        gradient = w.of_logdet[free] + (nu / squares) * w.of_squares[free]
-        return Evaluation(deviance, gradient, logdet, squares, w.of_logdet.copy(), w.of_squares.copy())
+        of_logdet, of_squares = w.slopes.copy()
+        gradient = (of_logdet + (nu / squares) * of_squares)[free]
+        return Evaluation(deviance, gradient, logdet, squares, of_logdet, of_squares)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,8 +131,7 @@ class Workspace:
     inverse: Array
     x: Array
     c: Array
-    of_logdet: Array
-    of_squares: Array
+    slopes: Array  # (2, all entries of Λ), of the log-determinant and of r²
     lam: Array
 
     @classmethod
@@ -148,17 +148,15 @@ class Workspace:
             np.empty((inverted, inverted)),
             np.empty(effects + q - 1),
             np.empty(effects),
-            np.empty(lam),
-            np.empty(lam),
+            np.empty((2, lam)),
             np.zeros(lam),
         )
 
     def run(self, data: CrossProducts, lam: Array, *, gradient: bool) -> tuple[float, float, float]:
         """Log-determinants and r² at Λ; the rest is left in the workspace."""
-        pattern, products = data.pattern, data.products
-        inverted = len(self.inverse) if gradient else -1
         if len(self.T) <= SMALL:
-            return kernels.evaluate(self.blocks, lam, inverted, *self._arrays())
+            return kernels.evaluate(*self.arguments, lam, gradient)
+        pattern, products = data.pattern, data.products
         kernels.fill(pattern, products, lam, self.L, self.T)
         half = kernels.eliminate(pattern, self.L, self.T)
         factor, info = dpotrf(self.T.T, lower=0, clean=0, overwrite_a=1)
@@ -174,10 +172,10 @@ class Workspace:
             kernels.solve(pattern, self.L, self.T, self.x)
             kernels.unexplained(pattern, products, lam, self.x, self.c)
             kernels.selected_inverse(pattern, self.L, self.inverse, self.S)
-            kernels.gradient(
-                pattern, products, lam, self.x, self.c, self.inverse, self.S, self.of_logdet, self.of_squares
-            )
+            kernels.gradient(pattern, products, lam, self.x, self.c, self.inverse, self.S, *self.slopes)
         return kernels.logs(self.T, half, pattern.q)
 
-    def _arrays(self) -> tuple[Array, ...]:
-        return self.L, self.T, self.S, self.inverse, self.x, self.c, self.of_logdet, self.of_squares
+    @cached_property
+    def arguments(self) -> tuple[Any, ...]:
+        """Of the one kernel that does all of it."""
+        return self.blocks, self.L, self.T, self.S, self.inverse, self.x, self.c, *self.slopes

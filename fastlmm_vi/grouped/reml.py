@@ -1,7 +1,7 @@
 """Maximum likelihood and REML of the grouped model: from cross products to the relative covariances at the optimum."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from .trust_region import Minimum, minimise
 
 DOUBTFUL = 1e-3  # curvature, relative to the largest, below which it is looked at more closely
 SINGULAR = 1e-5  # pivot of Λ, in standard coordinates, that is 0: Newton's steps end far below it or far above
+LARGE = 3.0  # of Λ in standard coordinates: random effects with nine times the variance of the residual
 MAX_ITER = 200
 
 
@@ -47,8 +48,24 @@ def fit(
     max_iter: int = MAX_ITER,
     report: Callable[[int, float], None] = lambda iteration, decrease: None,
 ) -> Optimum:
-    """Minimise the deviance over θ; where a covariance loses rank it does so exactly."""
-    theta = start(likelihood)
+    """Minimise the deviance over θ; where a covariance loses rank it does so exactly.
+
+    A deviance of several variances may have several minima, the smaller ones mostly on the boundary: from there the search
+    starts once more, from variances larger than any likely ones.
+    """
+    found = _search(likelihood, start(likelihood), max_iter, report)
+    if found.singular and found.theta.size > 1:
+        large = likelihood.pack([LARGE * np.eye(len(L)) for L in likelihood.unpack(found.theta)])
+        again = _search(likelihood, large, max_iter, report)
+        better = again.at.deviance < found.at.deviance - 1e-6 and again.minimum.converged
+        evaluations = found.minimum.evaluations + again.minimum.evaluations
+        found = again if better else found
+        found = replace(found, minimum=replace(found.minimum, evaluations=evaluations))
+    return found
+
+
+def _search(likelihood: Likelihood, theta: Array, max_iter: int, report: Callable[[int, float], None]) -> Optimum:
+    """The minimum that this start leads to."""
     at = likelihood(theta)
     found = minimise(likelihood, theta, at, expected_hessian(likelihood, theta, at), max_iter, report)
     roots = [canonical(L) for L in likelihood.unpack(found.x)]

@@ -583,8 +583,8 @@ def add_trace(block, at, lam, left, a, b, S, to, out, right_out, left_out, same)
 
 
 @kernel
-def evaluate(blocks, lam, inverted, L, T, S, inverse, x, c, of_logdet, of_squares):
-    """All of the above for a tail so small that no library is worth calling; `inverted` rows of the tail are inverted.
+def evaluate(blocks, L, T, S, inverse, x, c, of_logdet, of_squares, lam, slopes):
+    """All of the above for a tail so small that no library is worth calling; gradient and solution if `slopes`.
 
     `blocks` holds the fields of a `Pattern` and of `Products`: a plain tuple is handed over faster. Returns
     (log-determinant of the random effects, that of the effects of X, r²), or NaN where a pivot is not positive.
@@ -594,7 +594,7 @@ def evaluate(blocks, lam, inverted, L, T, S, inverse, x, c, of_logdet, of_square
     half = eliminate(pattern, L, T)
     if half != half or cholesky(T) < len(T):
         return math.nan, math.nan, math.nan
-    if inverted >= 0:
+    if slopes:
         invert(T, inverse)
         solve(pattern, L, T, x)
         unexplained(pattern, products, lam, x, c)
