@@ -732,9 +732,22 @@ def test_named_functions_exist(path):
 
 
 def test_numbers_in_the_page_are_those_of_the_code():
-    assert (trust_region.ROUGH, trust_region.FINE, reml.SINGULAR, uncertainty.STEP) == (1e-2, 1e-16, 1e-5, 1e-4)
-    for words in ("by less than 0.01", "less than $10^{-16}$", "below $10^{-5}$", "step $10^{-4}$"):
-        assert words in PAGE
+    assert (trust_region.ROUGH, trust_region.FINE, reml.SINGULAR, reml.LARGE, uncertainty.STEP) == (
+        1e-2,
+        1e-16,
+        1e-5,
+        3,
+        1e-4,
+    )
+    page = " ".join(PAGE.split())
+    for words in (
+        "by less than 0.01",
+        "less than $10^{-16}$",
+        "below $10^{-5}$",
+        "from $\\Lambda=3I$",
+        "step $10^{-4}$",
+    ):
+        assert words in page
 
 
 @METHODS

@@ -8,11 +8,12 @@ import numpy as np
 from ..result import Array, Status
 from .cross_products import CrossProducts
 from .likelihood import Evaluation, Likelihood
-from .trust_region import Minimum, minimise
+from .trust_region import Minimum, differences, minimise
 
 DOUBTFUL = 1e-3  # curvature, relative to the largest, below which it is looked at more closely
 SINGULAR = 1e-5  # pivot of Λ, in standard coordinates, that is 0: Newton's steps end far below it or far above
 LARGE = 3.0  # of Λ in standard coordinates: random effects with nine times the variance of the residual
+GRID = np.geomspace(0.05, 50.0, 16)
 MAX_ITER = 200
 
 
@@ -50,27 +51,60 @@ def fit(
 ) -> Optimum:
     """Minimise the deviance over θ; where a covariance loses rank it does so exactly.
 
-    A deviance of several variances may have several minima, the smaller ones mostly on the boundary: from there the search
-    starts once more, from variances larger than any likely ones.
+    The deviance may have several minima, the higher ones mostly on the boundary. From there the search starts again from
+    variances larger than any likely ones, and wherever a single variance alone is seen to lower the deviance.
     """
     found = _search(likelihood, start(likelihood), max_iter, report)
-    if found.singular and found.theta.size > 1:
+    if not found.minimum.converged:  # a curved valley towards a covariance of lower rank: jump to its end
+        ends = [canonical(_of_lower_rank(L))[0] for L in likelihood.unpack(found.theta)]
+        found = _better(found, _search(likelihood, likelihood.pack(ends), max_iter, report))
+    if found.singular:
         large = likelihood.pack([LARGE * np.eye(len(L)) for L in likelihood.unpack(found.theta)])
-        again = _search(likelihood, large, max_iter, report)
-        better = again.at.deviance < found.at.deviance - 1e-6 and again.minimum.converged
-        evaluations = found.minimum.evaluations + again.minimum.evaluations
-        found = again if better else found
-        found = replace(found, minimum=replace(found.minimum, evaluations=evaluations))
+        found = _better(found, _search(likelihood, large, max_iter, report))
+    if found.singular or found.theta.size == 1:
+        elsewhere = _scan(likelihood, found)
+        if elsewhere is not None:
+            found = _better(found, _search(likelihood, elsewhere, max_iter, report))
     return found
 
 
 def _search(likelihood: Likelihood, theta: Array, max_iter: int, report: Callable[[int, float], None]) -> Optimum:
     """The minimum that this start leads to."""
     at = likelihood(theta)
-    found = minimise(likelihood, theta, at, expected_hessian(likelihood, theta, at), max_iter, report)
+    regular = all((np.diag(L) != 0.0).all() for L in likelihood.unpack(theta))
+    B = expected_hessian(likelihood, theta, at) if regular else differences(likelihood, theta, at.gradient)
+    found = minimise(likelihood, theta, at, B, max_iter, report)
     roots = [canonical(L) for L in likelihood.unpack(found.x)]
     theta, singular = likelihood.pack([L for L, _ in roots]), any(rank < len(L) for L, rank in roots)
     return Optimum(likelihood, theta, likelihood(theta) if singular else found.value, singular, found)
+
+
+def _better(one: Optimum, other: Optimum) -> Optimum:
+    """The lower of two minima, with the evaluations of both; a search that arrived before one that did not."""
+    a, b = one.minimum, other.minimum
+    lower = other.at.deviance < one.at.deviance - 1e-6
+    better = other if b.converged and (lower or not a.converged) else one
+    return replace(better, minimum=replace(better.minimum, evaluations=a.evaluations + b.evaluations))
+
+
+def _scan(likelihood: Likelihood, found: Optimum) -> Array | None:
+    """θ with one variance, that is 0 or the only one, put to the value on a grid at which the deviance is least, if lower."""
+    lowest, best = found.at.deviance - 1e-6, None
+    places = np.flatnonzero(likelihood.pack([np.eye(len(L)) for L in likelihood.unpack(found.theta)]))
+    for i in places:
+        for value in GRID if found.theta[i] == 0.0 or found.theta.size == 1 else ():
+            theta = found.theta.copy()
+            theta[i] = value
+            deviance = likelihood(theta).deviance
+            if deviance < lowest:
+                lowest, best = deviance, theta
+    return best
+
+
+def _of_lower_rank(L: Array) -> Array:
+    """L without the directions in which it is all but singular."""
+    U, s, V = np.linalg.svd(L)
+    return np.asarray((U * np.where(s < 0.1 * s.max(), 0.0, s)) @ V)
 
 
 def start(likelihood: Likelihood) -> Array:
@@ -118,7 +152,7 @@ def _own_blocks(data: CrossProducts, f: int) -> tuple[Array, Array]:
 def expected_hessian(likelihood: Likelihood, theta: Array, at: Evaluation) -> Array:
     """The deviance's expected Hessian in θ as it would be in a balanced design, from the gradient's sums alone.
 
-    With M_v = Z_vᵀ P Z_v ≈ their mean M, and S_a = dΛ_a Λᵀ + Λ dΛ_aᵀ for an entry a of Λ,
+    With M_v = Z_vᵀ P Z_v (ML: Z_vᵀ V⁻¹ Z_v) ≈ their mean M, and S_a = dΛ_a Λᵀ + Λ dΛ_aᵀ for an entry a of Λ,
 
         Σ_v tr(M S_a M S_b) − Σ_v tr(M S_a) Σ_v tr(M S_b) / ν + 2 tr(D dΛ_a dΛ_bᵀ),
 

@@ -10,11 +10,11 @@ from ..result import Array
 
 FLAT = 1e-9  # curvature, relative to the largest, along which the function does not change
 ROUGH = 1e-2  # predicted decrease at which the Hessian is computed
-FINE = (
-    1e-16  # predicted decrease, relative to |f|, at which one more step ends the search: values of f no longer show it
-)
+CLOSE = 1e-9  # predicted decrease, relative to |f|, from which on values of f may be rounding, and gradients are looked at
+OLD = 4  # steps after which a Hessian is computed again
+FINE = 1e-18  # predicted decrease at which one more step ends the search: parameters of order 1 are then known to 1e-10
 SMALL = 1e-8  # predicted decrease at which the point is called a minimum: far below any digit that matters
-ROUNDING = 1e-14  # of f, relative
+ROUNDING = 1e-13  # of f, relative
 STEP = 1e-5  # of parameters of order 1, for differences of the gradient
 
 
@@ -70,19 +70,18 @@ def minimise(
         return f(at)
 
     path = [(x, now.deviance)]
-    radius, exact, decrease, noise = 1.0, False, np.inf, np.inf
+    radius, age, decrease = 1.0, np.inf, np.inf  # age: steps since the Hessian was computed
     for iteration in range(max_iter):
         step, decrease = newton_step(now.gradient, B, radius)
         report(iteration, decrease)
-        done = decrease <= FINE * max(1.0, abs(now.deviance))
-        if not exact and (done or decrease < ROUGH):
-            B, exact = differences(evaluate, x, now.gradient), True
+        close = decrease <= CLOSE * max(1.0, abs(now.deviance))
+        if age > OLD and (close or decrease < ROUGH):
+            B, age = differences(evaluate, x, now.gradient), 0
             continue
-        new = evaluate(x + step)
-        if done:
-            if _steepest(new) < _steepest(now):
-                x, now = x + step, new
+        if close or radius < 1e-12:
             break
+        new = evaluate(x + step)
+        age += 1
         gained = now.deviance - new.deviance
         noise = ROUNDING * max(1.0, abs(now.deviance))
         B = _rank_one(B, step, new.gradient - now.gradient)
@@ -90,13 +89,35 @@ def minimise(
             radius = 0.25 * float(np.linalg.norm(step))
         elif gained > 0.75 * decrease and np.linalg.norm(step) > 0.8 * radius:
             radius *= 2.0
-        if gained > noise or (gained > -noise and _steepest(new) < _steepest(now)):  # rounding may hide the progress
+        if gained > 0.0:
             x, now = x + step, new
             path.append((x, now.deviance))
-            exact = exact and decrease < 10.0 * ROUGH
-        elif decrease < 1e3 * noise or radius < 1e-12:  # nothing is left to gain
+    exact = age <= OLD
+    if exact:
+        x, now, B, decrease = _polish(evaluate, x, now, B)
+        path.append((x, now.deviance))
+    converged = exact and decrease < max(SMALL, 10.0 * ROUNDING * abs(now.deviance))
+    return Minimum(x, now, B, decrease, count, tuple(path), converged)
+
+
+def _polish(f: Callable[[Array], V], x: Array, now: V, B: Array) -> tuple[Array, V, Array, float]:
+    """Newton's steps judged by the gradient alone, where values of f have no digits left to compare."""
+    fresh = False  # whether B was computed here
+    step, decrease = newton_step(now.gradient, B, np.inf)
+    for _ in range(20):
+        new = f(x + step)
+        next_step, after = newton_step(new.gradient, B, np.inf)
+        last, slow = decrease < FINE, not after < 1e-3 * decrease
+        if after < decrease:
+            x, now, step, decrease, fresh = x + step, new, next_step, after, False
+        elif fresh:
             break
-    return Minimum(x, now, B, decrease, count, tuple(path), exact and decrease < max(SMALL, 1e3 * noise))
+        if last:
+            break
+        if slow and not fresh:
+            B, fresh = differences(f, x, now.gradient), True
+            step, decrease = newton_step(now.gradient, B, np.inf)
+    return x, now, B, decrease
 
 
 def _rank_one(B: Array, step: Array, change: Array) -> Array:
@@ -106,11 +127,6 @@ def _rank_one(B: Array, step: Array, change: Array) -> Array:
     if not abs(along) > 1e-8 * float(np.linalg.norm(rest) * np.linalg.norm(step)):  # NaN too
         return B
     return B + np.outer(rest, rest) / along
-
-
-def _steepest(value: Value) -> float:
-    """The largest slope."""
-    return float(np.abs(value.gradient).max(initial=0.0))
 
 
 def newton_step(gradient: Array, B: Array, radius: float) -> tuple[Array, float]:
