@@ -94,6 +94,18 @@ def test_the_cost_of_an_evaluation_does_not_know_of_the_rows():
         assert np.shape(a) == np.shape(b)
 
 
+def test_a_parent_with_more_random_effects_than_its_children_leads_all_the_same():
+    rng = np.random.default_rng(0)
+    frame = problems.pd.DataFrame(
+        {"child": np.arange(3000) // 5, "x": rng.normal(size=3000), "z": rng.normal(size=3000)}
+    )
+    frame["parent"] = frame["child"] // 2
+    frame["y"] = rng.normal(size=3000)
+    data = CrossProducts.of(build("y ~ x + (1 + x + z | parent) + (1 | child)", frame))
+    assert [group.factor.name for group in data.groups] == ["child", "parent"]
+    assert data.pattern.leading == 2
+
+
 def test_nested_factors_need_no_dense_matrix():
     rng = np.random.default_rng(0)
     frame = problems.pd.DataFrame({"child": np.arange(4000) // 4})
@@ -107,3 +119,6 @@ def test_nested_factors_need_no_dense_matrix():
     assert [group.factor.name for group in crossed.groups] == ["child", "parent", "item"]
     assert crossed.pattern.leading == 2
     assert len(crossed.products.border) == 30
+    frame["big"] = rng.integers(0, 1500, 4000)  # crossed, and with fewer random effects than the chain of the others
+    heavy = CrossProducts.of(build("y ~ 1 + (1 | big) + (1 | parent) + (1 | child)", frame))
+    assert [group.factor.name for group in heavy.groups] == ["child", "parent", "big"]

@@ -134,6 +134,18 @@ def test_new_groups_have_the_variance_of_a_new_group(fit):
     assert half == pytest.approx(scipy.stats.norm.isf(0.025) * np.sqrt(variance), rel=1e-9)
 
 
+def test_prediction_intervals_know_of_weights_and_of_random_effects(fit, frame):
+    w = np.where(np.arange(len(frame)) % 2, 4.0, 1.0)
+    weighted = fl.lmm("y ~ x + (x | g)", frame, weights=w)
+    mean = weighted.predict(interval="confidence")
+    wide = weighted.predict(interval="prediction")
+    z = scipy.stats.norm.isf(0.025)
+    added = ((wide["upper"] - wide["mean"]) / z) ** 2 - ((mean["upper"] - mean["mean"]) / z) ** 2
+    np.testing.assert_allclose(added, weighted.sigma**2 / w, rtol=1e-8)
+    with pytest.raises(ValueError, match="which has random effects"):
+        fit.predict(frame.head(2), interval="prediction", random_effects=False)
+
+
 def test_prediction_intervals_cover():
     """Of new observations, in groups of the fit and in new ones: 95 % within three binomial standard errors and 1 %."""
     inside = []
@@ -426,6 +438,10 @@ def test_likelihood_ratio_refuses_what_does_not_compare(frame):
     with pytest.raises(ValueError, match="same model"):
         fl.lrt(x, x)
     other = frame.assign(z=frame["x"] ** 2, h=frame["g"].str[:2])
+    with pytest.raises(ValueError, match="different weights"):
+        fl.lrt(x, fl.lmm("y ~ x + (x | g)", frame, weights=np.full(240, 2.0)))
+    with pytest.raises(ValueError, match="different offset"):
+        fl.lrt(x, fl.lmm("y ~ x + offset(x) + (x | g)", frame))
     with pytest.raises(ValueError, match=r"not nested .* lacks x"):
         fl.lrt(fl.lmm("y ~ x + (1 | g)", other), fl.lmm("y ~ z + (z | g)", other))
     with pytest.raises(ValueError, match="no term on h"):

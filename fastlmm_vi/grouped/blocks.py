@@ -37,16 +37,22 @@ class Group:
 def order(groups: Sequence[Group]) -> tuple[tuple[Group, ...], int]:
     """Return the groups in order of elimination, and how many of them are eliminated level by level.
 
-    The levels of a factor are independent of each other given all other random effects. They stay so when factors nested
-    in it have been eliminated: the factor with most random effects leads, followed by each in which all leading ones are
-    nested; the rest, crossed with some of them, is solved for together.
+    The levels of a factor are independent of each other given all other random effects, and stay so when factors nested in
+    it have been eliminated. So a chain of factors, each nested in the next, can go level by level: of all chains the one
+    with most random effects does. The rest, crossed with some of them, is solved for together.
     """
-    leading: list[Group] = []
-    rest: list[Group] = []
-    for group in sorted(groups, key=lambda group: -group.levels * group.d):
-        nested = all(together(other, group)[1].size == other.levels for other in leading)
-        (leading if nested else rest).append(group)
-    return (*leading, *rest), len(leading)
+    by_levels = sorted(groups, key=lambda group: -group.levels)
+    chains: list[tuple[Group, ...]] = []  # the heaviest that ends at each
+    for g, group in enumerate(by_levels):
+        below = [chains[f] for f, other in enumerate(by_levels[:g]) if together(other, group)[1].size == other.levels]
+        chains.append((*max(below, key=_effects, default=()), group))
+    leading = max(chains, key=_effects, default=())
+    return (*leading, *(group for group in by_levels if group not in leading)), len(leading)
+
+
+def _effects(groups: Sequence[Group]) -> int:
+    """Random effects of all of them."""
+    return sum(group.levels * group.d for group in groups)
 
 
 def together(f: Group, g: Group) -> Pairs:

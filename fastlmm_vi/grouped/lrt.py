@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
+from ..result import Array
 from .result import MixedFit
 
+SAME = 1e-8  # difference of two deviances that is rounding
 Mixture = Mapping[int, float]  # degrees of freedom → weight
 
 
@@ -30,7 +32,10 @@ def lrt(*fits: MixedFit) -> pd.DataFrame:
         and `p`. A variance that the smaller model lacks lies, under it, on the boundary of the larger: the reference is
         then a mixture of χ² distributions with different degrees of freedom, half each for one further random effect of a
         factor (Self and Liang, JASA 82, 1987; Stram and Lee, Biometrics 50, 1994). For two and more at once in a term no
-        simple mixture is known, and χ² with all degrees of freedom is used: p is then too large, never too small.
+        simple mixture is known, and χ² with all degrees of freedom is used: p is then too large, never too small. New
+        variances of several terms are taken to be estimated independently, which they nearly are in crossed designs; for
+        nested factors p is then somewhat too large, for an intercept and a slope apart in very small groups too small
+        (a test at 5 % may reject 6 %).
 
     Raises
     ------
@@ -52,15 +57,25 @@ def lrt(*fits: MixedFit) -> pd.DataFrame:
     order = sorted(fits, key=lambda fit: fit.n_parameters)
     first = order[0].data.design
     for fit in order[1:]:
-        if fit.n != order[0].n or not np.array_equal(fit.data.design.y, first.y):
+        design = fit.data.design
+        if fit.n != order[0].n or not np.array_equal(design.y, first.y):
             raise ValueError(
                 f"{fit.formula!r} and {order[0].formula!r} were fitted to different data (or rows in another order): "
                 "missing values may have left out different rows."
             )
+        for name in ("weights", "offset"):
+            if not np.array_equal(_or_none(getattr(design, name)), _or_none(getattr(first, name))):
+                raise ValueError(
+                    f"{fit.formula!r} and {order[0].formula!r} have different {name}: fit both with the same."
+                )
     if len({(fit.method, fit.fixed_names) for fit in order}) > 1:
         order = [fit.refit("ml") if fit.reml else fit for fit in order]
     rows = [_row(order[0], None), *(_row(large, small) for small, large in pairwise(order))]
     return pd.DataFrame(rows, index=pd.Index([fit.formula for fit in order], name="model"))
+
+
+def _or_none(values: Array | None) -> Array:
+    return np.zeros(0) if values is None else values
 
 
 def _row(fit: MixedFit, smaller: MixedFit | None) -> dict[str, object]:
@@ -68,7 +83,8 @@ def _row(fit: MixedFit, smaller: MixedFit | None) -> dict[str, object]:
     if smaller is None:
         return {**row, "chisq": np.nan, "df": np.nan, "reference": "", "p": np.nan}
     mixture = reference(smaller, fit)
-    chisq = max(0.0, smaller.deviance - fit.deviance)
+    chisq = smaller.deviance - fit.deviance
+    chisq = 0.0 if chisq < SAME else chisq
     p = sum(weight * (scipy.stats.chi2.sf(chisq, df) if df else float(chisq <= 0.0)) for df, weight in mixture.items())
     return {**row, "chisq": chisq, "df": float(max(mixture)), "reference": _name(mixture), "p": float(p)}
 

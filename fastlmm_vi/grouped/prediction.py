@@ -23,6 +23,11 @@ def predict(
     if interval not in INTERVALS:
         raise ValueError(f"interval={interval!r} is not known: choose one of {', '.join(map(repr, INTERVALS))}.")
     level = checked_level(level)
+    if interval == "prediction" and not random_effects:
+        raise ValueError(
+            'interval="prediction" is that of a new observation, which has random effects: leave random_effects=True, and '
+            "give a label that is not in the data for a new group."
+        )
     design, solution = fit.data.design, fit.solution
     kept = list(fit.data.fixed.kept)
     offset: Array | float
@@ -43,7 +48,7 @@ def predict(
         return pd.Series(mean, index=index, name="mean")
     variance = solution.variance_of(X, rows) + _of_new_groups(fit, rows)
     if interval == "prediction":
-        variance += solution.sigma**2
+        variance += solution.sigma**2 / (1.0 if data is not None or design.weights is None else design.weights)
     half = scipy.stats.norm.isf(0.5 * (1.0 - level)) * np.sqrt(variance)
     return pd.DataFrame({"mean": mean, "lower": mean - half, "upper": mean + half}, index=index)
 

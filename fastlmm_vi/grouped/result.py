@@ -448,8 +448,8 @@ class MixedFit:
         data : DataFrame, optional
             With the columns of the formula but the response; default the data of the fit.
         interval : {"confidence", "prediction"}, optional
-            Add `lower` and `upper`: of the mean (β̂ and b̂ are uncertain), or of a new observation (with σ² on top). At the
-            estimated variances; normal quantiles.
+            Add `lower` and `upper`: of the mean (β̂ and b̂ are uncertain), or of a new observation (with σ² on top, that of
+            weight 1 for new rows). At the estimated variances; normal quantiles.
         level : float, default 0.95
         random_effects : bool, default True
             False leaves them out, as for the mean over all groups (lme4's `re.form = NA`).

@@ -10,7 +10,9 @@ from ..result import Array
 
 FLAT = 1e-9  # curvature, relative to the largest, along which the function does not change
 ROUGH = 1e-2  # predicted decrease at which the Hessian is computed
-CLOSE = 1e-9  # predicted decrease, relative to |f|, from which on values of f may be rounding, and gradients are looked at
+CLOSE = (
+    1e-9  # predicted decrease, relative to |f|, from which on values of f may be rounding, and gradients are looked at
+)
 OLD = 4  # steps after which a Hessian is computed again
 FINE = 1e-18  # predicted decrease at which one more step ends the search: parameters of order 1 are then known to 1e-10
 SMALL = 1e-8  # predicted decrease at which the point is called a minimum: far below any digit that matters
