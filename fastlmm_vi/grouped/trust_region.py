@@ -8,7 +8,7 @@ import numpy as np
 
 from ..result import Array
 
-FLAT = 1e-9  # curvature, relative to the largest, along which the function does not change
+FLAT = 1e-5  # curvature, relative to the largest, that differences of the gradient cannot tell from none
 ROUGH = 1e-2  # predicted decrease at which the Hessian is computed
 CLOSE = (
     1e-9  # predicted decrease, relative to |f|, from which on values of f may be rounding, and gradients are looked at
@@ -136,9 +136,9 @@ def newton_step(gradient: Array, B: Array, radius: float) -> tuple[Array, float]
     values, vectors = np.linalg.eigh(B)
     g = vectors.T @ gradient
     top = max(float(np.abs(values).max(initial=0.0)), 1e-300)
-    firm = values > FLAT * top
-    if firm.all() or (values > -FLAT * top).all():
-        s = np.where(firm, -g / np.where(firm, values, 1.0), 0.0)
+    values = np.where(np.abs(values) < FLAT * top, FLAT * top, values)
+    if (values > 0.0).all():
+        s = -g / values
         if float(np.linalg.norm(s)) <= radius:
             return vectors @ s, float(-(g @ s) - 0.5 * (s * values) @ s)
     low = max(0.0, -float(values[0]))
