@@ -1,47 +1,28 @@
-"""Seconds of the processor instead of those on the wall: what `interleaved` counts of runs that are wrapped here."""
+"""Seconds of the processor, instead of those on the wall, of work that may take microseconds."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from . import clock
+LEAST = 0.1  # seconds that one measurement lasts for, by running again what is faster
 
-LEAST = 0.1  # seconds that one round lasts for, by running again what is faster
+Timed = Callable[[], tuple[float, Any]]  # returns the seconds of one run, and what it returned
 
 
-def repeated(run: Callable[[], Any], least: float = LEAST) -> Callable[[], Any]:
-    """Return `run` so that the clock counts its seconds of the processor, the mean of as many runs as last for `least`.
+def seconds(run: Callable[[], Any], least: float = LEAST) -> tuple[float, Any]:
+    """Return the seconds of one run, the mean of as many as last for `least`, and what the last of them returned.
 
     Examples
     --------
-    >>> from fastlmm_vi.bench import clock, cpu
-    >>> start = clock.now()
-    >>> cpu.repeated(lambda: 3, least=0.01)()
-    3
-    >>> clock.now() - start < 0.01
-    True
+    >>> from fastlmm_vi.bench import cpu
+    >>> taken, value = cpu.seconds(lambda: 3, least=0.01)
+    >>> taken < 0.01, value
+    (True, 3)
     """
-
-    def mean() -> Any:
-        start, begin, count, seconds = clock.now(), time.process_time(), 0, 0.0
-        while count == 0 or seconds < least:
-            for _ in range(max(count, 1)):
-                value = run()
-            count += max(count, 1)
-            seconds = time.process_time() - begin
-        clock.add(seconds / count - (clock.now() - start))
-        return value
-
-    return mean
-
-
-def counted(ask: Callable[[], Mapping[str, Sequence[Any]]]) -> Callable[[], Any]:
-    """Return `ask` so that the clock counts the seconds that stand in its answer."""
-
-    def asked() -> Any:
-        start = clock.now()
-        answer = ask()
-        clock.add(answer["seconds"][0] - (clock.now() - start))
-        return answer
-
-    return asked
+    begin, count, passed = time.process_time(), 0, 0.0
+    while count == 0 or passed < least:
+        for _ in range(max(count, 1)):
+            value = run()
+        count += max(count, 1)
+        passed = time.process_time() - begin
+    return passed / count, value

@@ -35,8 +35,8 @@ class Contender(ABC):
         return True
 
     @abstractmethod
-    def timed(self, model: Model) -> Callable[[], object]:
-        """Return a whole fit by REML of which the clock counts seconds of the processor."""
+    def timed(self, model: Model) -> cpu.Timed:
+        """Return a whole fit by REML that returns its seconds of the processor."""
 
     @abstractmethod
     def outcome(self, model: Model, *, reml: bool = True) -> Outcome:
@@ -49,14 +49,14 @@ class Ours(Contender):
     name = OURS
     version = __version__
 
-    def timed(self, model: Model) -> Callable[[], object]:
+    def timed(self, model: Model) -> cpu.Timed:
         """By REML, with what the others' fits hold when they are returned."""
 
         def run() -> object:
             fit = self.fit(model)
             return fit.fixed_effects, fit.se, fit.varcorr
 
-        return cpu.repeated(run)
+        return lambda: cpu.seconds(run)
 
     def fit(self, model: Model, *, reml: bool = True) -> MixedFit:
         """Fit the model."""
@@ -83,7 +83,7 @@ class Statsmodels(Contender):
         """A single grouping factor, or factors nested in one."""
         return model.statsmodels is not None
 
-    def timed(self, model: Model) -> Callable[[], object]:
+    def timed(self, model: Model) -> cpu.Timed:
         """By REML."""
         fit = self.prepare(model)
 
@@ -91,7 +91,7 @@ class Statsmodels(Contender):
             found = fit(True)
             return found.fe_params, found.bse_fe, found.cov_re
 
-        return cpu.repeated(run)
+        return lambda: cpu.seconds(run)
 
     def prepare(self, model: Model) -> Callable[[bool], Any]:
         """Return the function that fits the model by REML (True) or by ML."""
@@ -137,19 +137,19 @@ class Lme4(Contender):
         """Version of the package."""
         return str(self.session.versions[self.name])
 
-    def timed(self, model: Model) -> Callable[[], object]:
+    def timed(self, model: Model) -> cpu.Timed:
         """By REML; the seconds are R's."""
-        return cpu.counted(lambda: self.fit(model, reml=True, least=cpu.LEAST))
+        return lambda: self.fit(model, reml=True, least=cpu.LEAST)
 
-    def fit(self, model: Model, *, reml: bool, least: float = 0.0) -> dict[str, list[Any]]:
+    def fit(self, model: Model, *, reml: bool, least: float = 0.0) -> tuple[float, dict[str, list[Any]]]:
         """Fit the model, again and again for at least so many seconds."""
         self.session.add(model.name, model.frame, model.factors)
-        return self.session.ask("fit", model.name, model.formula, str(reml).upper(), least)
+        return self.session.timed("fit", model.name, model.formula, str(reml).upper(), least)
 
     def outcome(self, model: Model, *, reml: bool = True) -> Outcome:
         """What it finds and says."""
         try:
-            found = self.fit(model, reml=reml)
+            _, found = self.fit(model, reml=reml)
         except RError as error:
             return Outcome(deviance=None, messages=[str(error)])
         labels = [

@@ -11,7 +11,7 @@ import pandas as pd
 
 from ..plots import COLORS
 from . import grouped_trial
-from .growth import draw_power, exponent
+from .growth import draw_power, exponent, label_sizes
 
 DESIGNS = tuple(grouped_trial.DESIGNS)
 QUANTITIES: Mapping[str, str] = {
@@ -86,6 +86,7 @@ def plot(rows: Sequence[Mapping[str, Any]], *, axes: Any) -> None:
                 np.array(values, float) for values in ([size(row) for row in part], [row[quantity] for row in part])
             )
             draw_power(ax, x, y, THEORY[design][quantity], design, color)
+        label_sizes(ax, sorted({size(row) for row in rows if row["design"] in designs}))
         ax.set_xlabel(label)
         ax.set_ylabel(f"seconds, {QUANTITIES[quantity]}")
         ax.legend(frameon=False, fontsize="small")

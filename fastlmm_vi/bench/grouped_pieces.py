@@ -152,7 +152,7 @@ def _ours(piece: Piece, run: Callable[[], Any]) -> Job:
         package=OURS,
         version=__version__,
         question=QUESTION,
-        run=cpu.repeated(run),
+        run=lambda: cpu.seconds(run),
         yardstick=piece.yardstick and key(piece.yardstick, OURS),
         info={"title": piece.title},
     )
@@ -171,7 +171,7 @@ def _lme4(piece: Piece, session: Session, ours: Callable[[], Any]) -> Job:
         package=LME4,
         version=str(session.versions[LME4]),
         question=QUESTION,
-        run=cpu.counted(lambda: session.ask("piece", model.name, model.formula, piece.lme4, theta, cpu.LEAST)),
+        run=lambda: session.timed("piece", model.name, model.formula, piece.lme4, theta, cpu.LEAST),
         describe=describe,
         yardstick=key(piece.name, OURS),
         info={"title": piece.title},

@@ -14,7 +14,7 @@ import pandas as pd
 from ..compilation import warmup
 from ..grouped.model import lmm
 from ..result import Array
-from . import clock, cpu
+from . import cpu
 
 EACH = 10  # rows in a level of the factor with most levels
 CODE = "import sys; from fastlmm_vi.bench import grouped_trial; grouped_trial.child(*sys.argv[1:])"
@@ -86,28 +86,21 @@ def measure(design: str, size: int, rounds: int) -> dict[str, Any]:
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak so far is what is held now
     before = peak()
-    fit, *seconds = _timed(lambda: lmm(formula, frame), least=0.0)
+    first, fit = cpu.seconds(lambda: lmm(formula, frame), least=0.0)
     after = peak()
-    seconds += [_timed(lambda: lmm(formula, frame), least=0.0)[1] for _ in range(rounds - 1)]
-    _, evaluation = _timed(lambda: fit.likelihood(fit.standard_theta))
+    further = [cpu.seconds(lambda: lmm(formula, frame), least=0.0)[0] for _ in range(rounds - 1)]
+    evaluation, _ = cpu.seconds(lambda: fit.likelihood(fit.standard_theta))
     return {
         "design": design,
         "formula": formula,
         "rows": len(frame),
         "levels": list(fit.groups.values()),
-        "seconds": min(seconds),
+        "seconds": min([first, *further]),
         "evaluation": evaluation,
         "evaluations": fit.n_evaluations,
         "bytes": None if before is None or after is None else after - before,
         "converged": fit.converged,
     }
-
-
-def _timed(run: Callable[[], Any], least: float = cpu.LEAST) -> tuple[Any, float]:
-    """Return what `run` returns, and its seconds."""
-    start = clock.now()
-    value = cpu.repeated(run, least)()
-    return value, clock.now() - start
 
 
 def peak() -> int | None:

@@ -1,7 +1,7 @@
 """How times grow with n and p: measured, fitted as powers, and set beside the powers of the operation counts."""
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,9 +128,8 @@ def plot_growth(table: pd.DataFrame, varied: str, *, ax: Any) -> "Axes":
     for color, (method, part) in zip(COLORS, data.groupby("method", sort=False), strict=False):
         x, y = part[varied].to_numpy(float), part["seconds"].to_numpy(float)
         draw_power(ax, x, y, exponent(x, part["operations"]), method, color)
-    sizes, other = sorted(set(data[varied])), "p" if varied == "n" else "n"
-    ax.set_xticks(sizes, [f"{size:,}".replace(",", "\u2009") for size in sizes])
-    ax.set_xticks([], minor=True)
+    other = "p" if varied == "n" else "n"
+    label_sizes(ax, sorted(set(data[varied])))
     ax.set_xlabel(f"{varied}, at {other} = {data[other].iloc[0]}")
     ax.set_ylabel("seconds")
     ax.legend(frameon=False, fontsize="small")
@@ -145,6 +144,12 @@ def draw_power(ax: Any, x: Array, y: Array, theory: float, name: Any, color: str
     level = np.exp(np.mean(np.log(y) - slope * np.log(x)))
     ax.loglog(x, y, "o", ms=4, color=color, label=f"{name}: {slope:.2f} (theory {theory:.2f})")
     ax.loglog(x, level * x**slope, lw=1, color=color)
+
+
+def label_sizes(ax: Any, sizes: Sequence[int]) -> None:
+    """Give the horizontal axis a tick at every size."""
+    ax.set_xticks(sizes, [f"{size:,}".replace(",", "\u2009") for size in sizes])
+    ax.set_xticks([], minor=True)
 
 
 def write(table: pd.DataFrame, folder: Path) -> list[Path]:

@@ -79,7 +79,7 @@ requests <- list(fit = fit, piece = piece, frame = frame)
 
 A <- matrix(sin(seq_len(250000)), 500)
 answer(R = paste(R.version$major, R.version$minor, sep = "."), lme4 = packageVersion("lme4"),
-       gflops = 0.125 / timed(function() crossprod(A), 0.3)$seconds)
+       gflops = max(replicate(5, 0.125 / timed(function() crossprod(A), 0.1)$seconds)))
 input <- file("stdin", "r")
 while (length(line <- readLines(input, 1))) {
   words <- strsplit(paste0(line, "\t"), "\t")[[1]]

@@ -50,6 +50,11 @@ class Session:
         self._process.stdin.flush()
         return self._answer()
 
+    def timed(self, request: str, *words: object) -> tuple[float, dict[str, list[Any]]]:
+        """Send a request that R takes the time of, and return R's seconds, and the answer."""
+        answer = self.ask(request, *words)
+        return float(answer["seconds"][0]), answer
+
     def add(self, name: str, frame: pd.DataFrame, factors: tuple[str, ...]) -> None:
         """Hand over a data set once, its numbers to the last bit; columns of text and `factors` become factors."""
         if name in self._frames:

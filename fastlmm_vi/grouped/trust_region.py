@@ -14,7 +14,7 @@ CLOSE = (
     1e-9  # predicted decrease, relative to |f|, from which on values of f may be rounding, and gradients are looked at
 )
 OLD = 4  # steps after which a Hessian is computed again
-FINE = 1e-18  # predicted decrease at which one more step ends the search: parameters of order 1 are then known to 1e-10
+FINE = 1e-18  # predicted decrease, relative to |f|, at which one more step ends the search: parameters have ten digits then
 SMALL = 1e-8  # predicted decrease at which the point is called a minimum: far below any digit that matters
 ROUNDING = 1e-13  # of f, relative
 STEP = 1e-5  # of parameters of order 1, for differences of the gradient
@@ -105,11 +105,12 @@ def minimise(
 def _polish(f: Callable[[Array], V], x: Array, now: V, B: Array) -> tuple[Array, V, Array, float]:
     """Newton's steps judged by the gradient alone, where values of f have no digits left to compare."""
     fresh = False  # whether B was computed here
+    fine = FINE * max(1.0, abs(now.deviance))
     step, decrease = newton_step(now.gradient, B, np.inf)
     for _ in range(20):
         new = f(x + step)
         next_step, after = newton_step(new.gradient, B, np.inf)
-        last, slow = decrease < FINE, not after < 1e-3 * decrease
+        last, slow = decrease < fine, not after < 1e-3 * decrease
         if after < decrease:
             x, now, step, decrease, fresh = x + step, new, next_step, after, False
         elif fresh:
