@@ -85,6 +85,7 @@ def test_summary_reads_like_lme4s(fit, frame):
     for words in ("Groups", "Std.Dev.", "Corr", "Residual", "Number of obs: 240, groups:  g, 30", "Pr(>|t|)"):
         assert words in text
     assert f"{fit.sigma:.5g}" in text
+    assert "(Intr)" in text
     assert str(fit) == text
     ml = fl.lmm("y ~ x + (x | g)", frame, method="ml").summary()
     assert "logLik" in ml
@@ -307,8 +308,8 @@ def test_missing_rows_and_unused_levels_are_counted(frame):
         fl.lmm("y ~ x + (1 | g)", holes)
     fit = fl.lmm("y ~ x + (1 | g)", holes, missing="drop")
     assert fit.n == 238
-    assert "2 rows with missing values were left out." in fit.notes
-    assert "1 levels of g do not occur in the data and were left out." in fit.notes
+    assert "Rows with missing values left out: 2." in fit.notes
+    assert "Levels of g that do not occur in the data, and were left out: 1." in fit.notes
     assert not fit.fitted_values.index.isin([3, 17]).any()
 
 
@@ -380,7 +381,7 @@ def test_a_fit_read_back_does_the_same(frame, weighted, tmp_path):
     fit = fl.lmm("y ~ poly(x, 2) + h + (x | g)", data.sample(frac=1.0, random_state=1), missing="drop", **given)
     again = fl.load(fit.save(tmp_path / "fit.npz"))
     assert again.summary() == fit.summary()
-    assert "2 rows with missing values" in again.summary()
+    assert "Rows with missing values left out: 2." in again.summary()
     pd.testing.assert_frame_equal(again.to_frame(), fit.to_frame())
     pd.testing.assert_frame_equal(again.trace, fit.trace)
     new = pd.DataFrame({"x": [1.0, 0.5], "g": ["g01", "g20"], "h": ["g0", "g2"]})

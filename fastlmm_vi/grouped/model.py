@@ -104,7 +104,7 @@ def _notes(design: GroupedDesign, products: CrossProducts) -> tuple[str, ...]:
         notes.append(f"Fixed effects left out, as they depend linearly on others: {', '.join(lost)}.")
         warnings.warn(notes[0], FitWarning, stacklevel=3)
     if design.n_missing:
-        notes.append(f"{design.n_missing} rows with missing values were left out.")
+        notes.append(f"Rows with missing values left out: {design.n_missing}.")
     for name, count in design.unused_levels.items():
-        notes.append(f"{count} levels of {name} do not occur in the data and were left out.")
+        notes.append(f"Levels of {name} that do not occur in the data, and were left out: {count}.")
     return tuple(notes)

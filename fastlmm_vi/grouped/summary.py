@@ -84,7 +84,7 @@ def _correlations(fit: "MixedFit") -> list[str]:
     sd = np.sqrt(np.diag(fit.vcov))
     correlation = pd.DataFrame(fit.vcov.to_numpy() / np.outer(sd, sd), index=list(names))
     width = max(len(name) for name in names)
-    short = [name if len(name) <= 6 else name[:5] + "." for name in names[:-1]]
+    short = ["(Intr)" if n == "(Intercept)" else n if len(n) <= 6 else n[:5] + "." for n in names[:-1]]
     lines = [" " * width + " " + " ".join(f"{name:>6}" for name in short)]
     for i, name in enumerate(names[1:], start=1):
         cells = " ".join(f"{_fixed_point(value, 3):>6}" for value in correlation.iloc[i, :i])
