@@ -281,6 +281,27 @@ def test_a_smaller_maximum_on_the_boundary_is_not_taken():
     assert fit.criterion > nothing.criterion + 4.0  # where the search from small variances ends
 
 
+def test_one_variance_is_looked_for_on_the_whole_line():
+    """One small group far off: the deviance falls towards 0 from small variances, and again from large ones."""
+    rng = np.random.default_rng(20)
+    g = np.repeat([0, 1, 2], [25, 2, 60])
+    y = np.array([0.0, 4.0, 0.0])[g] * rng.normal() + rng.normal(size=g.size)
+    fit = fl.lmm("y ~ 1 + (1 | g)", pd.DataFrame({"g": g, "y": y}))
+    values = [fit.likelihood(np.array([t])).deviance for t in np.geomspace(1e-3, 1e3, 400)]
+    assert fit.deviance - fit.likelihood.constant < min(values)
+    assert fit.likelihood(np.zeros(1)).deviance > min(values) + 0.5
+    assert not fit.singular
+
+
+@pytest.mark.parametrize("seed", [16, 137, 152, 213, 395])
+@pytest.mark.parametrize("method", ["ml", "reml"])
+def test_the_search_ends_where_the_gradient_has_no_more_digits(seed, method):
+    problem = problems.draw(seed)
+    fit = fl.lmm(problem.formula, problem.frame, weights=problem.weights, method=method)
+    assert fit.converged
+    assert np.abs(fit.likelihood(fit.standard_theta).gradient).max() < 1e-8
+
+
 def test_no_convergence_is_said(frame):
     with pytest.warns(fl.ConvergenceWarning, match="Raise max_iter"):
         fit = fl.lmm("y ~ x + (x | g)", frame, max_iter=1)
