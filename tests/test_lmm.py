@@ -179,6 +179,8 @@ def test_simulation_has_the_moments_of_the_model(fit):
         fit.simulate(random_effects="old")
     with pytest.raises(ValueError, match="draws=0"):
         fit.simulate(0)
+    with pytest.raises(ValueError, match="draws=0"):
+        fit.bootstrap(0)
 
 
 def test_bootstrap_agrees_with_standard_errors(fit, capsys):
@@ -227,6 +229,15 @@ def test_intervals_by_profile_and_by_t(fit):
         fit.conf_int(method="bootstrap")
     with pytest.raises(ValueError, match="level=95"):
         fit.conf_int(95)
+
+
+def test_profile_of_a_correlation(fit):
+    table = fit.profile(["cor_g__Intercept__x"])
+    assert np.isfinite(table["zeta"]).all()
+    assert table["zeta"][table["zeta"].abs() < 3.0].is_monotonic_increasing
+    assert table["value"].between(-1.0, 1.0).all()
+    wide = fit.conf_int(0.999, method="profile")
+    assert (wide["lower"] < wide["upper"]).all()
 
 
 def test_profile_that_ends_at_zero():
@@ -425,6 +436,12 @@ def test_progress_is_shown_where_asked_for(frame, capsys):
     shown = capsys.readouterr().err
     assert "cross products" in shown
     assert "reml, iteration 0, deviance to fall by" in shown
+
+
+def test_refit_knows_two_methods(fit):
+    assert fit.refit("ml").method == "ml"
+    with pytest.raises(ValueError, match="method='REML'"):
+        fit.refit("REML")
 
 
 def test_the_data_are_not_changed(frame):

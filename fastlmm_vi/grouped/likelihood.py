@@ -111,8 +111,8 @@ class Likelihood:
         w.lam[free] = theta
         of_u, of_x, squares = w.run(self.data, w.lam, gradient=True)
         if not squares > 0.0:
-            nothing = np.full(free.size, np.nan)
-            return Evaluation(math.inf, nothing, math.nan, math.nan, nothing, nothing)
+            nothing = np.full(w.lam.size, np.nan)
+            return Evaluation(math.inf, nothing[free], math.nan, math.nan, nothing, nothing)
         logdet = of_u + of_x if self.reml else of_u
         deviance = logdet + nu * (1.0 + LOG_2PI + math.log(squares / nu))
         of_logdet, of_squares = w.slopes.copy()

@@ -9,9 +9,7 @@ from ..errors import FitWarning
 from ..progress import stages
 from .cross_products import CrossProducts
 from .model_frame import GroupedDesign, build
-from .result import MixedFit
-
-METHODS = ("reml", "ml")
+from .result import METHODS, MixedFit
 
 
 def lmm(

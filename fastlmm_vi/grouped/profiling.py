@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MOST = 3.5  # |ζ| up to which a profile is drawn
 POINTS = 8  # on either side
+FAR = 1e12  # a deviance that no model has
 
 
 class Profile:
@@ -102,18 +103,23 @@ def _variance(ml: "MixedFit", name: str) -> Callable[[float], float]:
     """The deviance with a function of (θ, σ) held, by sequential quadratic programming from the last solution."""
     likelihood, place = ml.likelihood, list(ml.variances.index).index(name)
     free, nu, scale = likelihood.free, likelihood.degrees, ml.data.fixed.scale
-    start = np.append(ml.standard_theta, 2.0 * np.log(ml.sigma / scale))
+    first = np.append(ml.standard_theta, 2.0 * np.log(ml.sigma / scale))
+    start = first
     size = max(abs(float(ml.variances["estimate"].iloc[place])), 1e-3 * ml.sigma) if not name.startswith("cor") else 1.0
 
     def deviance(phi: Array) -> tuple[float, Array]:
         at = likelihood(phi[:-1])
-        per_square = np.exp(-phi[-1])
+        per_square = np.exp(-np.clip(phi[-1], -50.0, 50.0))
+        if not np.isfinite(at.deviance):  # a trial far outside: SLSQP turns back
+            return FAR, np.zeros(phi.size)
         value = at.logdet + nu * (np.log(2.0 * np.pi) + phi[-1]) + at.squares * per_square
         slope = (at.of_logdet + per_square * at.of_squares)[free]
         return value + likelihood.constant, np.append(slope, nu - at.squares * per_square)
 
     def parameter(phi: Array) -> float:
-        solution = Solution(likelihood, phi[:-1], float(scale * np.exp(0.5 * phi[-1])), with_effects=False)
+        solution = Solution(
+            likelihood, phi[:-1], float(scale * np.exp(0.5 * np.clip(phi[-1], -50.0, 50.0))), with_effects=False
+        )
         return float(parameters.values(solution)[place]) / size
 
     def held(value: float) -> float:
@@ -121,10 +127,20 @@ def _variance(ml: "MixedFit", name: str) -> Callable[[float], float]:
         if value == 0.0 and not name.startswith("cor"):
             value = 1e-8 * size
         constraint: dict[str, Any] = {"type": "eq", "fun": lambda phi: parameter(phi) - value / size}
-        found = scipy.optimize.minimize(  # type: ignore[call-overload]  # its stubs know no jac=True with a tuple
-            deviance, start, jac=True, method="SLSQP", constraints=constraint, options={"ftol": 1e-12, "maxiter": 500}
-        )
-        start = found.x
+        found = min((_constrained(deviance, constraint, phi) for phi in (start, first)), key=_rank)
+        start = found.x if found.success else first
         return float(found.fun)
 
     return held
+
+
+def _constrained(deviance: Callable[[Array], tuple[float, Array]], constraint: dict[str, Any], start: Array) -> Any:
+    """The least deviance under the constraint that a start leads to."""
+    return scipy.optimize.minimize(  # type: ignore[call-overload]  # its stubs know no jac=True with a tuple
+        deviance, start, jac=True, method="SLSQP", constraints=constraint, options={"ftol": 1e-12, "maxiter": 500}
+    )
+
+
+def _rank(found: Any) -> tuple[bool, float]:
+    """Searches that arrived first, the lowest of them first."""
+    return not found.success, float(found.fun)

@@ -13,6 +13,7 @@ import pandas as pd
 import scipy.stats
 from numpy.typing import NDArray
 
+from .. import threads
 from ..errors import ConvergenceWarning, DataError
 from ..progress import stages
 from ..result import Array, Status
@@ -22,6 +23,7 @@ from .likelihood import Likelihood
 from .solution import Solution
 from .uncertainty import Uncertainty
 
+METHODS = ("reml", "ml")
 # Residual sd, relative to that of least squares, which rounding in differences of squares does not show any more.
 EXACT = 1e-6
 
@@ -319,7 +321,8 @@ class MixedFit:
         """
         level = prediction.checked_level(level)
         if method == "profile":
-            return profiling.intervals(self, level, [*self.variances.index, *self.fixed_parameters])
+            with threads.limit(1):  # many small fits
+                return profiling.intervals(self, level, [*self.variances.index, *self.fixed_parameters])
         if method != "wald":
             raise ValueError(f"method={method!r} is not known: choose 'wald' or 'profile'.")
         table = self.coefficients
@@ -343,7 +346,8 @@ class MixedFit:
         unknown = [name for name in names if name not in known]
         if unknown:
             raise ValueError(f"parameters {unknown} are not of this model: choose from {known}.")
-        return pd.concat([profiling.Profile(self, name).table() for name in names], ignore_index=True)
+        with threads.limit(1):  # many small fits
+            return pd.concat([profiling.Profile(self, name).table() for name in names], ignore_index=True)
 
     @cached_property
     def random_effects(self) -> dict[str, pd.DataFrame]:
@@ -493,11 +497,21 @@ class MixedFit:
         DataFrame (draws, parameters)
             Estimates by brms' names, and the criterion; quantiles of a column are a percentile interval.
         """
-        with stages(verbose > 0) as report:
+        if draws < 1:
+            raise ValueError(f"draws={draws!r} is not a number of draws: give 1, 2, …")
+        with threads.limit(1), stages(verbose > 0) as report:
             return resampling.bootstrap(self, draws, random_state=random_state, report=report)
 
     def refit(self, method: str) -> "MixedFit":
-        """Fit the same model to the same data by "ml" or "reml"."""
+        """Fit the same model to the same data by "ml" or "reml".
+
+        Raises
+        ------
+        ValueError
+            If `method` is neither.
+        """
+        if method not in METHODS:
+            raise ValueError(f"method={method!r} is not known: choose one of {', '.join(map(repr, METHODS))}.")
         return MixedFit.of(self.data, self.formula, method, notes=self.notes)
 
     def save(self, path: str | Path) -> Path:
