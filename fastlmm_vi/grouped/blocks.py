@@ -44,7 +44,7 @@ def order(groups: Sequence[Group]) -> tuple[tuple[Group, ...], int]:
     by_levels = sorted(groups, key=lambda group: -group.levels)
     chains: list[tuple[Group, ...]] = []  # the heaviest that ends at each
     for g, group in enumerate(by_levels):
-        below = [chains[f] for f, other in enumerate(by_levels[:g]) if together(other, group)[1].size == other.levels]
+        below = [chain for chain, other in zip(chains, by_levels[:g], strict=True) if nested(other, group)]
         chains.append((*max(below, key=_effects, default=()), group))
     leading = max(chains, key=_effects, default=())
     return (*leading, *(group for group in by_levels if group not in leading)), len(leading)
@@ -53,6 +53,13 @@ def order(groups: Sequence[Group]) -> tuple[tuple[Group, ...], int]:
 def _effects(groups: Sequence[Group]) -> int:
     """Random effects of all of them."""
     return sum(group.levels * group.d for group in groups)
+
+
+def nested(f: Group, g: Group) -> bool:
+    """Whether every level of f occurs with one level of g only."""
+    partner = np.empty(f.levels, np.intp)
+    partner[f.factor.codes] = g.factor.codes
+    return bool((partner[f.factor.codes] == g.factor.codes).all())
 
 
 def together(f: Group, g: Group) -> Pairs:

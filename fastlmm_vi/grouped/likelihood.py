@@ -119,6 +119,10 @@ class Likelihood:
         gradient = (of_logdet + (nu / squares) * of_squares)[free]
         return Evaluation(deviance, gradient, logdet, squares, of_logdet, of_squares)
 
+    def at_sigma2(self, at: Evaluation, sigma2: float) -> float:
+        """The deviance of the data as given where σ² (standard coordinates) is not profiled out."""
+        return self.degrees * (LOG_2PI + math.log(sigma2)) + at.logdet + at.squares / sigma2 + self.constant
+
 
 @dataclass(frozen=True, eq=False)
 class Workspace:

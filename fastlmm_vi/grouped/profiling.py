@@ -1,5 +1,6 @@
 """Profile likelihood: how much the deviance rises when one parameter is held at a value and all others are fitted again."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -102,24 +103,24 @@ def _fixed(ml: "MixedFit", name: str) -> Callable[[float], float]:
 def _variance(ml: "MixedFit", name: str) -> Callable[[float], float]:
     """The deviance with a function of (θ, σ) held, by sequential quadratic programming from the last solution."""
     likelihood, place = ml.likelihood, list(ml.variances.index).index(name)
-    free, nu, scale = likelihood.free, likelihood.degrees, ml.data.fixed.scale
+    free, scale = likelihood.free, ml.data.fixed.scale
     first = np.append(ml.standard_theta, 2.0 * np.log(ml.sigma / scale))
     start = first
     size = max(abs(float(ml.variances["estimate"].iloc[place])), 1e-3 * ml.sigma) if not name.startswith("cor") else 1.0
 
+    def variance(phi: Array) -> float:
+        return math.exp(min(max(phi[-1], -50.0), 50.0))  # trials far outside are numbers, too
+
     def deviance(phi: Array) -> tuple[float, Array]:
         at = likelihood(phi[:-1])
-        per_square = np.exp(-np.clip(phi[-1], -50.0, 50.0))
         if not np.isfinite(at.deviance):  # a trial far outside: SLSQP turns back
             return FAR, np.zeros(phi.size)
-        value = at.logdet + nu * (np.log(2.0 * np.pi) + phi[-1]) + at.squares * per_square
-        slope = (at.of_logdet + per_square * at.of_squares)[free]
-        return value + likelihood.constant, np.append(slope, nu - at.squares * per_square)
+        sigma2 = variance(phi)
+        slope = (at.of_logdet + at.of_squares / sigma2)[free]
+        return likelihood.at_sigma2(at, sigma2), np.append(slope, likelihood.degrees - at.squares / sigma2)
 
     def parameter(phi: Array) -> float:
-        solution = Solution(
-            likelihood, phi[:-1], float(scale * np.exp(0.5 * np.clip(phi[-1], -50.0, 50.0))), with_effects=False
-        )
+        solution = Solution(likelihood, phi[:-1], scale * math.sqrt(variance(phi)), with_effects=False)
         return float(parameters.values(solution)[place]) / size
 
     def held(value: float) -> float:

@@ -208,10 +208,7 @@ class MixedFit:
     def loglik(self) -> float:
         """Log-likelihood at the estimates, whatever was maximised."""
         ml = Likelihood(self.data, False)
-        at = ml(self.standard_theta)
-        sigma2 = (self.sigma / self.data.fixed.scale) ** 2
-        at_sigma = self.n * np.log(2.0 * np.pi * sigma2) + at.logdet + at.squares / sigma2
-        return float(-0.5 * (at_sigma + ml.constant))
+        return -0.5 * ml.at_sigma2(ml(self.standard_theta), (self.sigma / self.data.fixed.scale) ** 2)
 
     @property
     def elbo(self) -> None:

@@ -10,9 +10,7 @@ from ..result import Array
 
 FLAT = 1e-5  # curvature, relative to the largest, that differences of the gradient cannot tell from none
 ROUGH = 1e-2  # predicted decrease at which the Hessian is computed
-CLOSE = (
-    1e-9  # predicted decrease, relative to |f|, from which on values of f may be rounding, and gradients are looked at
-)
+CLOSE = 1e-9  # predicted decrease, relative to |f|, from which on values of f may be rounding: gradients are looked at
 OLD = 4  # steps after which a Hessian is computed again
 FINE = 1e-18  # predicted decrease, relative to |f|, at which one more step ends the search: parameters have ten digits then
 SMALL = 1e-8  # predicted decrease at which the point is called a minimum: far below any digit that matters
