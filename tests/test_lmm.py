@@ -183,6 +183,18 @@ def test_simulation_has_the_moments_of_the_model(fit):
         fit.bootstrap(0)
 
 
+@pytest.mark.parametrize("noise", [1.0, 0.02, 0.01])
+def test_uncertainty_where_groups_differ_by_two_thousand_residuals(noise):
+    """Balanced one-way data: J − 1 degrees of freedom, and a standard deviation known to 1 / √(2 (J − 1)) of itself."""
+    rng = np.random.default_rng(1)
+    g = np.repeat(np.arange(18), 10)
+    frame = pd.DataFrame({"g": g, "y": 20.0 * rng.normal(size=18)[g] + noise * rng.normal(size=180)})
+    fit = fl.lmm("y ~ 1 + (1 | g)", frame)
+    assert fit.coefficients.loc["(Intercept)", "df"] == pytest.approx(17.0, rel=1e-3)
+    row = fit.variances.loc["sd_g__Intercept"]
+    assert row["se"] / row["estimate"] == pytest.approx(1.0 / np.sqrt(34.0), rel=0.01)
+
+
 def test_bootstrap_agrees_with_standard_errors(fit, capsys):
     table = fit.bootstrap(200, random_state=3, verbose=1)
     assert "bootstrap" in capsys.readouterr().err

@@ -32,13 +32,13 @@ def lmm(
         names of coefficients.
     data : DataFrame
         pandas, polars, or a mapping of columns. Text, bool and categorical columns are factors, numbers are numbers: write
-        `factor(year)` for a factor.
+        `factor(year)` for a factor. Ordered Categoricals have treatment contrasts too, where R has polynomials.
     method : {"reml", "ml"}, default "reml"
         Restricted or full maximum likelihood; the same optimum as `lmer(REML = TRUE / FALSE)`, to more digits.
     weights : column name or array (N,), optional
         Precisions: Var(ε_i) = σ² / w_i.
     missing : {"raise", "drop"}, default "raise"
-        "drop" leaves rows with missing values out, and the fit counts them.
+        "drop" leaves rows with missing values out, and the fit counts them; `scale` and `poly` see the rows that are left.
     max_iter : int, default 200
     n_jobs : int or None
         Threads of the BLAS: None is 1, −1 all cores.

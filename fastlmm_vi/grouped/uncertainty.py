@@ -13,7 +13,7 @@ from .solution import Solution
 
 Indices = NDArray[np.intp]
 FLAT = 1e-7  # curvature, relative to the largest, that differences cannot tell from none
-STEP = 1e-4  # of θ, of order 1, for central differences: truncation 1e-8, rounding of the gradient less
+STEP = 1e-5  # of θ in its units, for central differences: truncation 1e-10, rounding of the gradient 1e-8
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,52 +34,61 @@ class Uncertainty:
         return np.flatnonzero(np.concatenate([np.zeros(0, bool), *columns]))
 
     @cached_property
+    def units(self) -> Array:
+        """In which each of them is of order 1: the largest entry of its Λ, and not less than 1, that of the residual."""
+        sizes = [
+            np.full(len(L) * (len(L) + 1) // 2, max(1.0, np.abs(L).max())) for L in self.likelihood.unpack(self.theta)
+        ]
+        return np.concatenate([np.zeros(0), *sizes])[self.active]
+
+    @cached_property
     def hessian(self) -> Array:
         """Second derivatives of −2ℓ in φ, (active + 1, active + 1), by central differences of the exact gradient."""
         at, free, k = self.likelihood(self.theta), self.likelihood.free[self.active], len(self.active)
         nu = self.likelihood.degrees
         per_square = nu / at.squares  # 1 / σ²
         H = np.empty((k + 1, k + 1))
-        for i, place in enumerate(self.active):
-            up, down = (self.likelihood(_step(self.theta, place, sign * STEP)) for sign in (1.0, -1.0))
+        for i, (place, step) in enumerate(zip(self.active, STEP * self.units, strict=True)):
+            up, down = (self.likelihood(_step(self.theta, place, sign * step)) for sign in (1.0, -1.0))
             change = up.of_logdet - down.of_logdet + per_square * (up.of_squares - down.of_squares)
-            H[i, :k] = change[free] / (2.0 * STEP)
+            H[i, :k] = change[free] / (2.0 * step)
         H[:k, :k] = 0.5 * (H[:k, :k] + H[:k, :k].T)
         H[k, :k] = H[:k, k] = -per_square * at.of_squares[free]
         H[k, k] = nu
         return H
 
     @cached_property
-    def _eigen(self) -> tuple[Array, Array, NDArray[np.bool_]]:
-        """Eigenvalues and eigenvectors of the Hessian, and which directions the deviance curves along."""
-        values, vectors = np.linalg.eigh(self.hessian)
-        return values, vectors, values > FLAT * values.max()
+    def _eigen(self) -> tuple[Array, Array, Array, NDArray[np.bool_]]:
+        """Units of φ, eigenvalues and eigenvectors of the Hessian in them, and which directions the deviance curves along."""
+        units = np.append(self.units, 1.0)
+        values, vectors = np.linalg.eigh(self.hessian * np.outer(units, units))
+        return units, values, vectors, values > FLAT * values.max()
 
     @property
     def flat(self) -> Indices:
         """Places in θ of the entries that the deviance does not determine, alone or together with others."""
-        _, vectors, firm = self._eigen
+        _, _, vectors, firm = self._eigen
         return self.active[(np.abs(vectors[:-1, ~firm]) > 0.1).any(axis=1)]
 
     @property
     def covariance(self) -> Array:
         """Asymptotic covariance of φ̂: 2 × the inverse of the Hessian, along directions in which the deviance curves."""
-        values, vectors, firm = self._eigen
-        return 2.0 * (vectors[:, firm] / values[firm]) @ vectors[:, firm].T
+        units, values, vectors, firm = self._eigen
+        return 2.0 * np.outer(units, units) * ((vectors[:, firm] / values[firm]) @ vectors[:, firm].T)
 
     def of(self, function: Callable[[Solution], Array]) -> Array:
         """Standard errors of functions (m,) of the solution that depend on φ, by the delta method; NaN where flat."""
         J = self.jacobian(function)
-        _, vectors, firm = self._eigen
-        lost = np.abs(J @ vectors[:, ~firm]).max(axis=1, initial=0.0) > 1e-4 * np.abs(J).max(axis=1)
+        units, _, vectors, firm = self._eigen
+        lost = np.abs(J * units @ vectors[:, ~firm]).max(axis=1, initial=0.0) > 1e-4 * np.abs(J * units).max(axis=1)
         return np.where(lost, np.nan, np.sqrt(np.einsum("ij,jk,ik->i", J, self.covariance, J)))
 
     def jacobian(self, function: Callable[[Solution], Array]) -> Array:
         """Derivatives (m, active + 1) in φ of functions of (θ, σ), by central differences."""
         columns = []
-        for place in self.active:
-            up, down = (self._moved(_step(self.theta, place, sign * STEP), 1.0) for sign in (1.0, -1.0))
-            columns.append((function(up) - function(down)) / (2.0 * STEP))
+        for place, step in zip(self.active, STEP * self.units, strict=True):
+            up, down = (self._moved(_step(self.theta, place, sign * step), 1.0) for sign in (1.0, -1.0))
+            columns.append((function(up) - function(down)) / (2.0 * step))
         up, down = (self._moved(self.theta, np.exp(0.5 * sign * STEP)) for sign in (1.0, -1.0))
         return np.column_stack([*columns, (function(up) - function(down)) / (2.0 * STEP)])
 
