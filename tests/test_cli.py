@@ -134,8 +134,10 @@ def test_fit(small, options, settings):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         model = WideLMM(**settings).fit(data.X, data.y, data.Z)
-    assert fit["sigma2_beta"] == model.sigma2_beta_
-    assert fit["loglik"] == model.loglik_
+    # Another process aligns its arrays otherwise, and sums round otherwise: the same to the sweeps' tolerance.
+    assert fit["sigma2_beta"] == pytest.approx(model.sigma2_beta_, rel=1e-7)
+    assert fit["loglik"] == pytest.approx(model.loglik_, rel=1e-12)
+    assert fit["n_iter"] == pytest.approx(model.n_iter_, rel=0.1)  # tells solvers apart that end at the same point
 
 
 def test_reproduce_goes_on_where_a_fit_does_not_exist(tmp_path):
