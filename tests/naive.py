@@ -257,9 +257,9 @@ def mixed_model_solution(y, X, Z, root):
 
 
 def residual_products(y, X, Z, root):
-    """Zᵀ(y − ZΛû − Xβ̂)."""
+    """[Z X y]ᵀ(y − ZΛû − Xβ̂)."""
     x = mixed_model_solution(y, X, Z, root)
-    return Z.T @ (y - Z @ root @ x[: Z.shape[1]] - X @ x[Z.shape[1] :])
+    return np.column_stack([Z, X, y]).T @ (y - Z @ root @ x[: Z.shape[1]] - X @ x[Z.shape[1] :])
 
 
 def inverse(y, X, Z, root, reml):
@@ -366,24 +366,25 @@ def level_means(model, Z, levels, reml):
     return M, np.mean([np.outer(cv, cv) for cv in c], axis=0) / model.sigma2(reml)
 
 
-def balanced_hessian(model, parts, reml):
-    """`expected_information` if all levels of a factor had the same Z_vᵀ Ω Z_v and different levels and factors none.
+def average_information(model, first, second, reml):
+    """Mean of the observed and the expected Hessian, σ² profiled out, but for the part with V_ab, which is as observed."""
+    Omega, P = projection(model, reml)
+    Py, sigma2, k = P @ model.y, model.sigma2(reml), len(first)
+    VPy = [V @ Py for V in first]
+    H = np.empty((k, k))
+    for a in range(k):
+        for b in range(k):
+            H[a, b] = VPy[a] @ P @ VPy[b] / sigma2 + np.sum(Omega * second[a][b]) - Py @ second[a][b] @ Py / sigma2
+    slopes = np.array([Py @ v for v in VPy]) / sigma2
+    return H - 0.5 * np.outer(slopes, slopes) / (model.n - model.p if reml else model.n)
 
-    `parts`: for every factor Z, levels, Λ (d, d), and the derivatives dΛ_a of Λ. To it 2 tr(D dΛ_a dΛ_bᵀ) is added, D the
-    derivative of the deviance in ΛΛᵀ.
-    """
-    blocks, traces = [], []
-    for Z, levels, root, moves in parts:
-        M, cc = level_means(model, Z, levels, reml)
-        S = [move @ root.T + root @ move.T for move in moves]
-        D = levels * (M - cc)
-        block = [
-            [levels * np.trace(M @ S[a] @ M @ S[b]) + 2 * np.trace(D @ moves[a] @ moves[b].T) for b in range(len(S))]
-            for a in range(len(S))
-        ]
-        blocks.append(np.array(block).reshape(len(S), len(S)))
-        traces += [levels * np.trace(M @ s) for s in S]
-    return _block_diagonal(blocks) - np.outer(traces, traces) / (model.n - model.p if reml else model.n)
+
+def one_way(y, X, Z, root, reml):
+    """Log-determinants of Cov(y) / σ² and, of REML, XᵀV⁻¹X; r²."""
+    model = Grouped(y, X, [Z], [root @ root.T], np.ones(len(y)))
+    V = model.V
+    of_x = np.linalg.slogdet(X.T @ np.linalg.solve(V, X))[1] if reml and X.shape[1] else 0.0
+    return np.linalg.slogdet(V)[1] + of_x, model.sigma2(reml) * (model.n - model.p if reml else model.n)
 
 
 def boundary_curvature(model, Z, levels, reml):

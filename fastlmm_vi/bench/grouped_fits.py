@@ -77,7 +77,5 @@ def promised(fit: MixedFit) -> tuple[float, float]:
     likelihood, theta = fit.likelihood, fit.standard_theta
     gradient = likelihood(theta).gradient
     step, decrease = newton_step(gradient, differences(likelihood, theta, gradient), 1.0)
-    here, there = (
-        standard_deviations(fit, Solution(likelihood, at, with_effects=False)) for at in (theta, theta + step)
-    )
+    here, there = (standard_deviations(fit, Solution(likelihood, at)) for at in (theta, theta + step))
     return decrease, largest_relative(there, here)

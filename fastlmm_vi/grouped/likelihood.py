@@ -7,12 +7,16 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.linalg
 from fastlmm_vi_kernels import blocks as kernels
+from fastlmm_vi_kernels import dense
+from fastlmm_vi_kernels.blocks import Pattern, Products
 from numpy.typing import NDArray
 from scipy.linalg.lapack import dpotrf, dpotri
 
 from ..result import Array
 from .cross_products import CrossProducts
+from .one_way import OneWay
 
 LOG_2PI = math.log(2.0 * math.pi)
 SMALL = 64  # rows of the tail below which the kernel's own loops beat LAPACK and its call
@@ -96,8 +100,18 @@ class Likelihood:
         return 2.0 * self.degrees * math.log(fixed.scale) + (fixed.logdet if self.reml else 0.0) - of_weights
 
     @cached_property
+    def _evaluator(self) -> "Workspace | OneWay":
+        return (
+            OneWay.of(self.data, with_x=self.reml)
+            if self.data.pattern.leading == len(self.data.groups) == 1
+            else self._work
+        )
+
+    @cached_property
     def _work(self) -> "Workspace":
-        return Workspace.of(self.data, with_x=self.reml)
+        work = Workspace.of(self.data, with_x=self.reml)
+        work.lam[self.free] = np.nan  # of no evaluation yet
+        return work
 
     def lam(self, theta: Array) -> Array:
         """All Λ_f, one after another."""
@@ -107,17 +121,25 @@ class Likelihood:
 
     def __call__(self, theta: Array) -> Evaluation:
         """Deviance and gradient; the deviance is infinite where rounding leaves no positive pivot."""
-        w, free, nu = self._work, self.free, self.degrees
-        w.lam[free] = theta
-        of_u, of_x, squares = w.run(self.data, w.lam, gradient=True)
+        e, free, nu = self._evaluator, self.free, self.degrees
+        e.lam[free] = theta
+        of_u, of_x, squares = e.run()
         if not squares > 0.0:
-            nothing = np.full(w.lam.size, np.nan)
+            nothing = np.full(e.lam.size, np.nan)
             return Evaluation(math.inf, nothing[free], math.nan, math.nan, nothing, nothing)
         logdet = of_u + of_x if self.reml else of_u
         deviance = logdet + nu * (1.0 + LOG_2PI + math.log(squares / nu))
-        of_logdet, of_squares = w.slopes.copy()
+        of_logdet, of_squares = e.slopes.copy()
         gradient = (of_logdet + (nu / squares) * of_squares)[free]
         return Evaluation(deviance, gradient, logdet, squares, of_logdet, of_squares)
+
+    def factored(self, theta: Array) -> "Workspace":
+        """The workspace as an evaluation at θ leaves it."""
+        work = self._work
+        if not np.array_equal(work.lam[self.free], theta):
+            work.lam[self.free] = theta
+            work.run()
+        return work
 
     def at_sigma2(self, at: Evaluation, sigma2: float) -> float:
         """The deviance of the data as given where σ² (standard coordinates) is not profiled out."""
@@ -126,14 +148,16 @@ class Likelihood:
 
 @dataclass(frozen=True, eq=False)
 class Workspace:
-    """Where the kernels write: L and its inverse on the pattern, the tail, u and β, Zᵀ times the residual; and Λ."""
+    """Where the kernels write: L and its inverse on the pattern, the tail, u and β, [Z X y]ᵀ times the residual; and Λ."""
 
-    blocks: tuple[Any, ...]  # all of the pattern and the products
+    pattern: Pattern
+    products: Products
     L: Array
     T: Array
     S: Array
     inverse: Array
     x: Array
+    residual: Array
     c: Array
     slopes: Array  # (2, all entries of Λ), of the log-determinant and of r²
     lam: Array
@@ -145,22 +169,24 @@ class Workspace:
         effects, side, lam = int(data.pattern.effect[-1]), len(border), int(data.pattern.place[-1])
         inverted = side + (q - 1 if with_x else 0)
         return cls(
-            (*data.pattern, *data.products),
+            data.pattern,
+            data.products,
             np.empty_like(panels),
             np.empty((side + q, side + q)),
             np.zeros_like(panels),
             np.empty((inverted, inverted)),
             np.empty(effects + q - 1),
-            np.empty(effects),
+            np.empty(effects + q),
+            np.empty(effects + q),
             np.empty((2, lam)),
             np.zeros(lam),
         )
 
-    def run(self, data: CrossProducts, lam: Array, *, gradient: bool) -> tuple[float, float, float]:
-        """Log-determinants and r² at Λ; the rest is left in the workspace."""
+    def run(self, *, gradient: bool = True) -> tuple[float, float, float]:
+        """Log-determinants and r² at `lam`; the rest is left in the workspace."""
         if len(self.T) <= SMALL:
-            return kernels.evaluate(*self.arguments, lam, gradient)
-        pattern, products = data.pattern, data.products
+            return kernels.evaluate(*self.arguments, gradient)
+        pattern, products, lam = self.pattern, self.products, self.lam
         kernels.fill(pattern, products, lam, self.L, self.T)
         half = kernels.eliminate(pattern, self.L, self.T)
         factor, info = dpotrf(self.T.T, lower=0, clean=0, overwrite_a=1)
@@ -168,18 +194,37 @@ class Workspace:
             return math.nan, math.nan, math.nan
         assert np.shares_memory(factor, self.T)
         if gradient:
+            self.solve()
+            self.invert()
+            kernels.unexplained(pattern, products, lam, self.x, self.residual, self.c)
+            kernels.gradient(pattern, products, lam, self.x, self.c, self.inverse, self.S, *self.slopes)
+        return dense.logs(self.T, half, pattern.q)
+
+    def solve(self) -> None:
+        """Write u and β, once L and T are factored."""
+        kernels.solve(self.pattern, self.L, self.T, self.x)
+
+    def invert(self) -> None:
+        """Write the inverse of the tail and, on the pattern, of the rest."""
+        if len(self.T) <= SMALL:
+            dense.invert(self.T, self.inverse)
+        else:
             k = len(self.inverse)
             self.inverse[:] = self.T[:k, :k]
             if k > 0:
                 dpotri(self.inverse.T, lower=0, overwrite_c=1)
-            kernels.mirror(self.inverse)
-            kernels.solve(pattern, self.L, self.T, self.x)
-            kernels.unexplained(pattern, products, lam, self.x, self.c)
-            kernels.selected_inverse(pattern, self.L, self.inverse, self.S)
-            kernels.gradient(pattern, products, lam, self.x, self.c, self.inverse, self.S, *self.slopes)
-        return kernels.logs(self.T, half, pattern.q)
+            dense.mirror(self.inverse)
+        kernels.selected_inverse(self.pattern, self.L, self.inverse, self.S)
+
+    def forward(self, A: Array) -> None:
+        """Overwrite A (effects and β, m) by L⁻¹A."""
+        kernels.forward(self.pattern, self.L, A)
+        head = int(self.pattern.effect[self.pattern.leading])
+        tail = np.concatenate([A[head:], np.zeros((1, A.shape[1]))])  # the row of y too: T as it stands, without a copy
+        A[head:] = scipy.linalg.solve_triangular(self.T.T, tail, trans=1, check_finite=False)[:-1]
 
     @cached_property
     def arguments(self) -> tuple[Any, ...]:
         """Of the one kernel that does all of it."""
-        return self.blocks, self.L, self.T, self.S, self.inverse, self.x, self.c, *self.slopes
+        written = self.L, self.T, self.S, self.inverse, self.x, self.residual, self.c, *self.slopes
+        return (*self.pattern, *self.products), *written, self.lam

@@ -95,7 +95,7 @@ def _fixed(ml: "MixedFit", name: str) -> Callable[[float], float]:
     def held(value: float) -> float:
         moved = replace(design, X=design.X[:, others], fixed_names=names, y=design.y - value * design.X[:, j])
         likelihood = Likelihood(CrossProducts.of(moved), False)
-        return reml.fit(likelihood).at.deviance + likelihood.constant
+        return reml.fit(likelihood).deviance + likelihood.constant
 
     return held
 
@@ -120,7 +120,7 @@ def _variance(ml: "MixedFit", name: str) -> Callable[[float], float]:
         return likelihood.at_sigma2(at, sigma2), np.append(slope, likelihood.degrees - at.squares / sigma2)
 
     def parameter(phi: Array) -> float:
-        solution = Solution(likelihood, phi[:-1], scale * math.sqrt(variance(phi)), with_effects=False)
+        solution = Solution(likelihood, phi[:-1], scale * math.sqrt(variance(phi)))
         return float(parameters.values(solution)[place]) / size
 
     def held(value: float) -> float:

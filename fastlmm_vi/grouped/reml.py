@@ -7,13 +7,16 @@ import numpy as np
 
 from ..result import Array, Status
 from .cross_products import CrossProducts
+from .information import average_information
 from .likelihood import Evaluation, Likelihood
-from .trust_region import Minimum, differences, minimise
+from .trust_region import Minimum, minimise
 
 DOUBTFUL = 1e-3  # curvature, relative to the largest, below which it is looked at more closely
 SINGULAR = 1e-5  # pivot of Λ, in standard coordinates, that is 0: Newton's steps end far below it or far above
 LARGE = 3.0  # of Λ in standard coordinates: random effects with nine times the variance of the residual
 GRID = np.geomspace(0.05, 50.0, 16)
+REGULAR = 1e-3  # pivot of Λ below which the average information is no guide: the term is on its way to the boundary
+FEW = 1000  # random effects up to which differences of the gradient cost next to nothing, as with one factor they always do
 MAX_ITER = 200
 
 
@@ -23,7 +26,7 @@ class Optimum:
 
     likelihood: Likelihood
     theta: Array
-    at: Evaluation
+    deviance: float
     singular: bool  # whether a term's covariance has lost rank
     minimum: Minimum[Evaluation]
 
@@ -70,26 +73,31 @@ def fit(
 
 def _search(likelihood: Likelihood, theta: Array, max_iter: int, report: Callable[[int, float], None]) -> Optimum:
     """The minimum that this start leads to."""
-    at = likelihood(theta)
-    regular = all((np.diag(L) != 0.0).all() for L in likelihood.unpack(theta))
-    B = expected_hessian(likelihood, theta, at) if regular else differences(likelihood, theta, at.gradient)
-    found = minimise(likelihood, theta, at, B, max_iter, report)
+    data = likelihood.data
+    cheap = len(data.groups) == 1 or data.pattern.effect[-1] <= FEW
+
+    def guide(theta: Array, at: Evaluation) -> Array | None:
+        regular = all((np.abs(np.diag(L)) > REGULAR).all() for L in likelihood.unpack(theta))
+        return average_information(likelihood, theta, at) if regular and not cheap else None
+
+    found = minimise(likelihood, theta, likelihood(theta), guide, max_iter, report)
     roots = [canonical(L) for L in likelihood.unpack(found.x)]
     theta, singular = likelihood.pack([L for L, _ in roots]), any(rank < len(L) for L, rank in roots)
-    return Optimum(likelihood, theta, likelihood(theta) if singular else found.value, singular, found)
+    deviance = likelihood(theta).deviance if singular else found.value.deviance
+    return Optimum(likelihood, theta, deviance, singular, found)
 
 
 def _better(one: Optimum, other: Optimum) -> Optimum:
     """The lower of two minima, with the evaluations of both; a search that arrived before one that did not."""
     a, b = one.minimum, other.minimum
-    lower = other.at.deviance < one.at.deviance - 1e-6
+    lower = other.deviance < one.deviance - 1e-6
     better = other if b.converged and (lower or not a.converged) else one
     return replace(better, minimum=replace(better.minimum, evaluations=a.evaluations + b.evaluations))
 
 
 def _scan(likelihood: Likelihood, found: Optimum) -> Array | None:
     """θ with one variance, that is 0 or the only one, put to the value on a grid at which the deviance is least, if lower."""
-    lowest, best = found.at.deviance - 1e-6, None
+    lowest, best = found.deviance - 1e-6, None
     places = np.flatnonzero(likelihood.pack([np.eye(len(L)) for L in likelihood.unpack(found.theta)]))
     for i in places:
         for value in GRID if found.theta[i] == 0.0 or found.theta.size == 1 else ():
@@ -147,41 +155,6 @@ def _own_blocks(data: CrossProducts, f: int) -> tuple[Array, Array]:
     own = np.flatnonzero((p.tail_factor == f).all(axis=1))
     effects = slice(p.effect[f] - p.effect[p.leading], p.effect[f + 1] - p.effect[p.leading])
     return products.tail[p.tail_block[own][:, None] + np.arange(d * d)], products.border[effects, -1].reshape(-1, d)
-
-
-def expected_hessian(likelihood: Likelihood, theta: Array, at: Evaluation) -> Array:
-    """The deviance's expected Hessian in θ as it would be in a balanced design, from the gradient's sums alone.
-
-    With M_v = Z_vᵀ P Z_v (ML: Z_vᵀ V⁻¹ Z_v) ≈ their mean M, and S_a = dΛ_a Λᵀ + Λ dΛ_aᵀ for an entry a of Λ,
-
-        Σ_v tr(M S_a M S_b) − Σ_v tr(M S_a) Σ_v tr(M S_b) / ν + 2 tr(D dΛ_a dΛ_bᵀ),
-
-    D the derivative in Λ Λᵀ, which is 0 at the optimum.
-    """
-    data = likelihood.data
-    lam = likelihood.lam(theta)
-    nu, r2 = likelihood.degrees, at.squares
-    factor = np.searchsorted(data.pattern.place, likelihood.free, side="right") - 1
-    H = np.zeros((theta.size, theta.size))
-    trace = np.zeros(theta.size)
-    for f, group in enumerate(data.groups):
-        d, where = group.d, slice(*data.pattern.place[f : f + 2])
-        mine = np.flatnonzero(factor == f)
-        L = lam[where].reshape(d, d)
-        inverse = np.linalg.inv(L)
-        M = 0.5 * at.of_logdet[where].reshape(d, d) @ inverse
-        total = M + 0.5 * nu / r2 * at.of_squares[where].reshape(d, d) @ inverse
-        M, total = 0.5 * (M + M.T), 0.5 * (total + total.T)
-        row, column = np.divmod(likelihood.free[mine] - where.start, d)
-        S = np.zeros((mine.size, d, d))
-        for a in range(mine.size):
-            S[a, row[a]] += L[:, column[a]]
-            S[a, :, row[a]] += L[:, column[a]]
-        MS = M @ S
-        H[np.ix_(mine, mine)] = np.einsum("aij,bji->ab", MS, MS) / group.levels
-        H[np.ix_(mine, mine)] += 2.0 * total[np.ix_(row, row)] * (column[:, None] == column)
-        trace[mine] = np.einsum("aii->a", MS)
-    return H - np.outer(trace, trace) / nu
 
 
 def canonical(L: Array, tolerance: float = SINGULAR) -> tuple[Array, int]:

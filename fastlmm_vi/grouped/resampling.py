@@ -65,6 +65,6 @@ def _refit(fit: "MixedFit", y: Array) -> tuple[dict[str, float], bool]:
         fit,
         data=likelihood.data,
         standard_theta=optimum.theta,
-        deviance=optimum.at.deviance + likelihood.constant,
+        deviance=optimum.deviance + likelihood.constant,
     )
     return {**again.point_estimates, "criterion": again.criterion}, optimum.minimum.converged

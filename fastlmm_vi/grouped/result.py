@@ -95,7 +95,7 @@ class MixedFit:
             likelihood, max_iter, lambda i, gain: show(f"{method}, iteration {i}, deviance to fall by {gain:.1g}")
         )
         found, constant = optimum.minimum, likelihood.constant
-        if optimum.at.squares < EXACT**2 * likelihood.degrees:
+        if found.value.squares < EXACT**2 * likelihood.degrees:
             raise DataError(
                 f"Fixed and random effects together explain {data.design.response} exactly: no residual is left, and the "
                 "likelihood grows without end. Drop a term, or look whether the response was computed from the groups."
@@ -105,7 +105,7 @@ class MixedFit:
             method=method,
             data=data,
             standard_theta=optimum.theta,
-            deviance=optimum.at.deviance + constant,
+            deviance=optimum.deviance + constant,
             status=optimum.status,
             notes=notes,
             n_iter=len(found.path) - 1,
@@ -207,6 +207,8 @@ class MixedFit:
     @cached_property
     def loglik(self) -> float:
         """Log-likelihood at the estimates, whatever was maximised."""
+        if not self.reml:
+            return self.criterion
         ml = Likelihood(self.data, False)
         return -0.5 * ml.at_sigma2(ml(self.standard_theta), (self.sigma / self.data.fixed.scale) ** 2)
 

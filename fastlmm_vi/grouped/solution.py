@@ -5,7 +5,6 @@ from functools import cached_property
 
 import numpy as np
 import scipy.linalg
-from fastlmm_vi_kernels import blocks as kernels
 from numpy.typing import NDArray
 
 from ..result import Array
@@ -21,15 +20,27 @@ class Solution:
     likelihood: Likelihood
     theta: Array
     given_sigma: float | None = None  # else σ² = r²(θ) / (N or N − p)
-    with_effects: bool = True  # False: the factor alone, for σ, `beta_cov` and `roots`
 
     @cached_property
     def _state(self) -> tuple[Workspace, float]:
-        """L, u and β, and the inverse for u alone; r²."""
-        data = self.likelihood.data
-        work = Workspace.of(data, with_x=False)
-        squares = work.run(data, self.likelihood.lam(self.theta), gradient=self.with_effects)[-1]
-        return work, squares
+        """The factor at θ, r²."""
+        work = Workspace.of(self.likelihood.data, with_x=False)
+        work.lam[:] = self.likelihood.lam(self.theta)
+        return work, work.run(gradient=False)[-1]
+
+    @cached_property
+    def _x(self) -> Array:
+        """Random and fixed effects, in units of σ Λ and of the standard X."""
+        work = self._state[0]
+        work.solve()
+        return work.x
+
+    @cached_property
+    def _inverted(self) -> Workspace:
+        """With the inverse for u alone, β̂ held fixed."""
+        work = self._state[0]
+        work.invert()
+        return work
 
     @cached_property
     def sigma(self) -> float:
@@ -41,16 +52,15 @@ class Solution:
     @cached_property
     def beta(self) -> Array:
         """Fixed effects of the columns that were kept, (p,)."""
-        fixed, work = self.likelihood.data.fixed, self._state[0]
-        return fixed.least_squares + fixed.scale * (fixed.to_beta @ work.x[work.x.size - len(fixed.least_squares) :])
+        fixed, x = self.likelihood.data.fixed, self._x
+        return fixed.least_squares + fixed.scale * (fixed.to_beta @ x[x.size - len(fixed.least_squares) :])
 
     @cached_property
     def beta_cov(self) -> Array:
         """σ² (XᵀV⁻¹X)⁻¹, (p, p), V = Var(y) / σ²."""
-        T, p = self._state[0].T, len(self.beta)
-        half = scipy.linalg.solve_triangular(
-            T[-1 - p : -1, -1 - p : -1], self.likelihood.data.fixed.to_beta.T, lower=True
-        )
+        T, to_beta = self._state[0].T, self.likelihood.data.fixed.to_beta
+        of_beta = slice(-1 - len(to_beta), -1)
+        half = scipy.linalg.solve_triangular(T[of_beta, of_beta], to_beta.T, lower=True)
         return self.sigma**2 * (half.T @ half)
 
     @cached_property
@@ -65,7 +75,7 @@ class Solution:
     @cached_property
     def effects(self) -> dict[int, Array]:
         """E[b | y] of every term, (levels, d)."""
-        scale, x, found = self.likelihood.data.fixed.scale, self._state[0].x, {}
+        scale, x, found = self.likelihood.data.fixed.scale, self._x, {}
         for f, start, k, d in self._terms():
             u = x[slice(*self.likelihood.data.pattern.effect[f : f + 2])].reshape(-1, self.likelihood.data.groups[f].d)
             found[k] = scale * u[:, start : start + d] @ self.roots[k].T
@@ -103,9 +113,7 @@ class Solution:
             seen = codes >= 0
             first = data.pattern.effect[f] + codes[seen] * data.groups[f].d + start
             A[first[:, None] + np.arange(d), column[seen, None]] = Z[seen] @ self.roots[k]
-        kernels.forward(data.pattern, work.L, A)
-        head = int(data.pattern.effect[data.pattern.leading])
-        A[head:] = scipy.linalg.solve_triangular(work.T[:-1, :-1], A[head:], lower=True, check_finite=False)
+        work.forward(A)
         return self.sigma**2 * np.einsum("ij,ij->j", A, A)
 
     def _terms(self) -> list[tuple[int, int, int, int]]:
@@ -121,7 +129,7 @@ class Solution:
 
     def _inverse_blocks(self, f: int) -> Array:
         """Diagonal blocks (levels, d, d) of the inverse, factor f."""
-        p, work = self.likelihood.data.pattern, self._state[0]
+        p, work = self.likelihood.data.pattern, self._inverted
         d = int(p.width[f])
         if f < p.leading:
             return work.S[p.panel[p.group[f] : p.group[f + 1], None] + np.arange(d * d)].reshape(-1, d, d)

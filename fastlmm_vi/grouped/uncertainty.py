@@ -94,18 +94,18 @@ class Uncertainty:
 
     def _moved(self, theta: Array, factor: float) -> Solution:
         """The solution at another θ, and at σ̂ times a factor."""
-        return Solution(self.likelihood, theta, self._sigma * factor, with_effects=False)
+        return Solution(self.likelihood, theta, self._sigma * factor)
 
     @cached_property
     def _sigma(self) -> float:
-        return Solution(self.likelihood, self.theta, with_effects=False).sigma
+        return Solution(self.likelihood, self.theta).sigma
 
     def satterthwaite(self) -> Array:
         """Degrees of freedom of β̂_j / se_j, (p,): 2 v² / (gᵀ C g), v = se², g its gradient in φ (Satterthwaite, 1946).
 
         As lmerTest does (Kuznetsova, Brockhoff and Christensen, Journal of Statistical Software 82(13), 2017).
         """
-        v = np.diag(Solution(self.likelihood, self.theta, with_effects=False).beta_cov)
+        v = np.diag(Solution(self.likelihood, self.theta).beta_cov)
         J = self.jacobian(lambda solution: np.diag(solution.beta_cov))
         spread = np.einsum("ij,jk,ik->i", J, self.covariance, J)
         return 2.0 * v**2 / spread

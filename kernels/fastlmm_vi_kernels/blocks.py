@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .dense import cholesky, invert, logs
 from .jit import kernel
 
 
@@ -277,44 +278,6 @@ def update_ancestor(pattern, L, v, e, at, d):
 
 
 @kernel
-def cholesky(T):
-    """Overwrite the lower triangle of T by its Cholesky factor; return the number of positive pivots."""
-    m = len(T)
-    for i in range(m):
-        for j in range(i + 1):
-            total = T[i, j]
-            for k in range(j):
-                total -= T[i, k] * T[j, k]
-            if i > j:
-                T[i, j] = total / T[j, j]
-            elif total > 0.0:
-                T[i, i] = math.sqrt(total)
-            else:
-                return i
-    return m
-
-
-@kernel
-def invert(T, S):
-    """S ← (L Lᵀ)⁻¹ of order len(S), L the leading part of the lower triangle of T."""
-    m = len(S)
-    for j in range(m):  # column j of L⁻¹, below the diagonal of S
-        S[j, j] = 1.0 / T[j, j]
-        for i in range(j + 1, m):
-            total = 0.0
-            for k in range(j, i):
-                total += T[i, k] * S[k, j]
-            S[i, j] = -total / T[i, i]
-    for i in range(m):  # L⁻ᵀ L⁻¹: entry (i, j) needs rows from i ≥ j on
-        for j in range(i + 1):
-            total = 0.0
-            for k in range(i, m):
-                total += S[k, i] * S[k, j]
-            S[i, j] = total
-            S[j, i] = total
-
-
-@kernel
 def solve(pattern, L, T, x):
     """Write x ← (u, β) (random effects in units of σ Λ, fixed effects): back substitution from the last row of L Lᵀ."""
     width, group, effect, panel = pattern.width, pattern.group, pattern.effect, pattern.panel
@@ -348,58 +311,70 @@ def solve(pattern, L, T, x):
 
 
 @kernel
-def unexplained(pattern, products, lam, x, c):
-    """Write c ← Zᵀ(y − ZΛu − Xβ), (random effects,), at x = (u, β), from the cross products alone."""
-    width, group, effect, place = pattern.width, pattern.group, pattern.effect, pattern.place
-    panel, near, factor, row = pattern.panel, pattern.near, pattern.factor, pattern.row
-    tail_factor, tail_row, tail_block = pattern.tail_factor, pattern.tail_row, pattern.tail_block
-    panels, tail, border = products.panels, products.tail, products.border
-    leading, q = pattern.leading, pattern.q
-    head, effects = effect[leading], effect[-1]
-    b = np.empty(effects)  # Λu
+def unexplained(pattern, products, lam, x, residual, c):
+    """Write c ← [Z X y]ᵀ(y − ZΛu − Xβ), (random effects + q,), at x = (u, β); `residual` holds (−Λu, −β, 1) then."""
+    width, effect, place = pattern.width, pattern.effect, pattern.place
     for f in range(width.size):
         d = width[f]
         for start in range(effect[f], effect[f + 1], d):
             for i in range(d):
                 total = 0.0
                 for k in range(i + 1):
-                    total += lam[place[f] + i * d + k] * x[start + k]
-                b[start + i] = total
+                    total -= lam[place[f] + i * d + k] * x[start + k]
+                residual[start + i] = total
+    for i in range(effect[-1], x.size):
+        residual[i] = -x[i]
+    residual[x.size] = 1.0
+    multiply(pattern, products, residual, c)
+
+
+@kernel
+def multiply(pattern, products, x, out):
+    """Write out ← [Z X y]ᵀ[Z X y] x, both (random effects + q,)."""
+    width, group, effect, panel = pattern.width, pattern.group, pattern.effect, pattern.panel
+    near, factor, row = pattern.near, pattern.factor, pattern.row
+    tail_factor, tail_row, tail_block = pattern.tail_factor, pattern.tail_row, pattern.tail_block
+    panels, tail, border, corner = products.panels, products.tail, products.border, products.corner
+    leading, q = pattern.leading, pattern.q
+    head, effects = effect[leading], effect[-1]
+    for i in range(head):
+        out[i] = 0.0
+    for r in range(q):
+        out[effects + r] = 0.0
+        for k in range(q):
+            out[effects + r] += corner[r, k] * x[effects + k]
     for i in range(head, effects):
-        c[i] = border[i - head, q - 1]
-        for r in range(q - 1):
-            c[i] -= border[i - head, r] * x[effects + r]
+        out[i] = 0.0
+        for r in range(q):
+            out[i] += border[i - head, r] * x[effects + r]
+            out[effects + r] += border[i - head, r] * x[i]
     for k in range(tail_block.size):
         i, j, at = tail_row[k, 0], tail_row[k, 1], tail_block[k]
         for r in range(width[tail_factor[k, 0]]):
             for s in range(width[tail_factor[k, 1]]):
-                c[i + r] -= tail[at] * b[j + s]
+                out[i + r] += tail[at] * x[j + s]
                 if i != j:
-                    c[j + s] -= tail[at] * b[i + r]
+                    out[j + s] += tail[at] * x[i + r]
                 at += 1
-    for i in range(head):
-        c[i] = 0.0
     for f in range(leading):
         d = width[f]
         for v in range(group[f], group[f + 1]):
             own, at = effect[f] + (v - group[f]) * d, panel[v]
             for r in range(d):
                 for k in range(d):
-                    c[own + r] -= panels[at] * b[own + k]
+                    out[own + r] += panels[at] * x[own + k]
                     at += 1
             for e in range(near[v], near[v + 1]):
                 for r in range(row[e], row[e] + width[factor[e]]):
                     for k in range(d):
-                        c[own + k] -= panels[at] * b[r]
-                        c[r] -= panels[at] * b[own + k]
+                        out[own + k] += panels[at] * x[r]
+                        out[r] += panels[at] * x[own + k]
                         at += 1
-            for r in range(q - 1):
+            for r in range(effects, effects + q):
                 for k in range(d):
-                    c[own + k] -= panels[at] * x[effects + r]
+                    out[own + k] += panels[at] * x[r]
+                    out[r] += panels[at] * x[own + k]
                     at += 1
-            for k in range(d):
-                c[own + k] += panels[at]
-                at += 1
 
 
 @kernel
@@ -583,7 +558,7 @@ def add_trace(block, at, lam, left, a, b, S, to, out, right_out, left_out, same)
 
 
 @kernel
-def evaluate(blocks, L, T, S, inverse, x, c, of_logdet, of_squares, lam, slopes):
+def evaluate(blocks, L, T, S, inverse, x, residual, c, of_logdet, of_squares, lam, slopes):
     """All of the above for a tail so small that no library is worth calling; gradient and solution if `slopes`.
 
     `blocks` holds the fields of a `Pattern` and of `Products`: a plain tuple is handed over faster. Returns
@@ -597,34 +572,10 @@ def evaluate(blocks, L, T, S, inverse, x, c, of_logdet, of_squares, lam, slopes)
     if slopes:
         invert(T, inverse)
         solve(pattern, L, T, x)
-        unexplained(pattern, products, lam, x, c)
+        unexplained(pattern, products, lam, x, residual, c)
         selected_inverse(pattern, L, inverse, S)
         gradient(pattern, products, lam, x, c, inverse, S, of_logdet, of_squares)
     return logs(T, half, pattern.q)
-
-
-@kernel
-def logs(T, half, q):
-    """Log-determinants of the random effects (½ of the leading ones given) and of X, and r², from the factor of the tail."""
-    m = len(T)
-    of_x = 0.0
-    for i in range(m - 1):
-        if i < m - q:
-            half += math.log(T[i, i])
-        else:
-            of_x += math.log(T[i, i])
-    return 2.0 * half, 2.0 * of_x, T[m - 1, m - 1] ** 2
-
-
-@kernel
-def mirror(S):
-    """Copy the lower triangle of S to its upper one, by squares that stay in the cache."""
-    m = len(S)
-    for start in range(0, m, 32):
-        for other in range(0, start + 1, 32):
-            for i in range(start, min(start + 32, m)):
-                for j in range(other, min(other + 32, i)):
-                    S[j, i] = S[i, j]
 
 
 @kernel
