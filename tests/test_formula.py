@@ -128,6 +128,7 @@ ERRORS = {
     "y ~ log(offset(z)) + (1 | g)": "an offset is added .* by itself",
     "y ~ np.log(x) + (1 | g)": r"np.log\(\) is not a function of formulas: did you mean log",
     "y ~ C(x) + (1 | g)": r"did you mean factor\(x\)",
+    "y ~ ordered(x) + (1 | g)": r"did you mean factor\(x, ordered = TRUE\)",
     "y ~ x.str.len() + (1 | g)": "is not a function of formulas",
     "foo(y) ~ x + (1 | g)": r"foo\(\) is not a function",
     "y ~ (Scale(x) | g)": "did you mean scale",

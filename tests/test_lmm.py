@@ -435,6 +435,14 @@ def test_a_fit_read_back_does_the_same(frame, weighted, tmp_path):
     assert fl.load(array.save(tmp_path / "array.npz")).criterion == array.criterion
 
 
+def test_ordered_factors_are_read_back_as_such(frame, tmp_path):
+    steps = pd.Categorical.from_codes(np.arange(240) % 3, ["low", "middle", "high"], ordered=True)
+    fit = fl.lmm("y ~ o + (1 | g)", frame.assign(o=steps))
+    assert list(fit.fixed_names) == ["(Intercept)", "o.L", "o.Q"]
+    again = fl.load(fit.save(tmp_path / "fit.npz"))
+    pd.testing.assert_series_equal(again.fixed_effects, fit.fixed_effects)
+
+
 def test_files_refuse_what_they_cannot_keep(frame, tmp_path):
     odd = frame.assign(g=[(label,) for label in frame["g"]])
     with pytest.raises(fl.DataError, match="column 'g' holds objects"):

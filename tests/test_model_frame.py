@@ -15,6 +15,7 @@ from problems import REFERENCES, SHARED, needs_references
 
 from fastlmm_vi import FormulaError
 from fastlmm_vi.errors import DataError
+from fastlmm_vi.grouped.contrasts import polynomials
 from fastlmm_vi.grouped.model_frame import build
 
 SMALL = pd.DataFrame(
@@ -43,6 +44,7 @@ def table(n=60, seed=0):
             "my col": rng.normal(size=n),
             "g": rng.permutation(np.resize(np.arange(8), n)),
             "h": rng.permutation(np.resize(list("ABCDE"), n)),
+            "o": pd.Categorical(rng.permutation(np.resize(list("low"), n)), list("low"), ordered=True),
         },
         index=[f"row {i}" for i in range(n)],
     )
@@ -232,6 +234,30 @@ def test_unused_levels_are_dropped_and_counted():
     assert list(factor.levels) == list("ABCDE")
     assert list(factor.levels[factor.codes]) == list(TABLE["h"])
     assert design.unused_levels == {"a": 2, "h": 1}
+
+
+@pytest.mark.parametrize("size", [2, 3, 6, 40, 200])
+def test_polynomial_contrasts_are_orthonormal_and_of_their_degree(size):
+    Q = polynomials(size)
+    points = np.linspace(-1.0, 1.0, size)
+    np.testing.assert_allclose(Q.T @ Q, np.eye(size - 1), rtol=0, atol=1e-13)
+    np.testing.assert_allclose(Q.sum(axis=0), 0.0, rtol=0, atol=1e-12)
+    for degree in range(1, min(size, 12)):  # the least-squares polynomial of that degree is the column itself
+        fit = np.polynomial.Chebyshev.fit(points, Q[:, degree - 1], degree)
+        np.testing.assert_allclose(fit(points), Q[:, degree - 1], rtol=0, atol=1e-12)
+        assert fit.coef[-1] > 0.0
+
+
+def test_new_rows_of_an_ordered_factor_are_coded_by_the_scale_of_the_fit():
+    design = build("y ~ o*x + (o | g)", pd.concat([TABLE] * 2))
+    linear, square = [-(0.5**0.5), 0.0, 0.5**0.5], [6**-0.5, -2 * 6**-0.5, 6**-0.5]
+    expected = [[1.0, linear[k], square[k]] for k in (2, 0)]
+    for labels in (["w", "l"], pd.Categorical(["w", "l"]), pd.Categorical(["w", "l"], list("wl"), ordered=True)):
+        new = design.rows({"o": labels, "x": [0.0, 0.0], "g": [0, 1]})
+        np.testing.assert_allclose(new.X[:, :3], expected, rtol=0, atol=1e-15)
+        np.testing.assert_allclose(new.terms[0].basis, expected, rtol=0, atol=1e-15)
+    with pytest.raises(DataError, match=r"o has the level 'x', which the fit did not have.*Known are l, o, w"):
+        design.rows({"o": ["x"], "x": [0.0], "g": [0]})
 
 
 @pytest.mark.parametrize(
@@ -517,6 +543,7 @@ REFUSED = {
     "y ~ x + (1 | muddle)": "muddle mixes labels that have no common order",
     "y ~ factor(a, levels = c('p', 'q')) + (1 | g)": r"levels are p, q, r; those not listed \(r\)",
     "y ~ relevel(a, ref = 's') + (1 | g)": "levels are p, q, r",
+    "y ~ relevel(o, ref = 'w') + (1 | g)": r"o is an ordered Categorical.*factor\(o, ordered = FALSE\)",
     "y ~ poly(n, 3) + (1 | g)": "degree 3",
     "y ~ poly(x, 0) + (1 | g)": "degree 0",
     "y ~ x + (1 | colon1:colon2)": "two combinations of labels read 'a:b:c'",
@@ -532,6 +559,7 @@ MALFORMED = {
     "y ~ scale(2) + (1 | g)": r"scale\(2\) is a constant",
     "y ~ c(1, 2) + (1 | g)": "is a constant",
     "y ~ factor(2) + (1 | g)": "2 cannot be a factor",
+    "y ~ factor(a, ordered = 2) + (1 | g)": "ordered has to be TRUE or FALSE",
     "y ~ factor(poly(x, 2)) + (1 | g)": "cannot be a factor",
     "y ~ I(poly(x, 2)^2) + (1 | g)": "cannot be calculated with",
     "y ~ log('x') + (1 | g)": "cannot be calculated with",
@@ -620,8 +648,8 @@ def test_plain_formulas_do_without_formulaic_and_others_say_so(monkeypatch):
 # New rows
 
 RICH = (
-    "log(z) ~ a*x + flag + relevel(a, ref = 'q'):n + poly(x, 2) + I(scale(x)^2) + bs(x, df = 4) + offset(n) "
-    "+ (a + x || h/b) + (1 | g)"
+    "log(z) ~ a*x + flag + relevel(a, ref = 'q'):n + poly(x, 2) + I(scale(x)^2) + bs(x, df = 4) + offset(n) + o "
+    "+ (a + x || h/b) + (o | g)"
 )
 
 

@@ -1,7 +1,7 @@
 """What the grouped model is fitted to, and how new data are coded like it."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,7 +63,7 @@ class GroupedDesign:
     y, response : ndarray (N,), str
         The response and its name as R deparses it: "Reaction", "log(rt)".
     X, fixed_names : ndarray (N, p), tuple of str (p,)
-        The fixed part, C order, with treatment contrasts of all factors, ordered ones too, and R's names.
+        The fixed part, C order, and R's names of its columns.
     terms : tuple of Term
         As in the formula.
     offset, weights : ndarray (N,) or None
@@ -92,7 +92,7 @@ class GroupedDesign:
     unused_levels: dict[str, int]
     columns: Mapping[str, "pd.Series[Any]"] = field(repr=False)
     weights_name: str | None
-    _levels: Mapping[Expression, pd.Index | None] = field(repr=False)  # of each variable; None for numbers
+    _factors: Mapping[Expression, Factor | None] = field(repr=False)  # of each variable; None for numbers
     _state: State = field(repr=False)
 
     def rows(self, data: Any, *, random: bool = True) -> NewRows:
@@ -132,20 +132,19 @@ class GroupedDesign:
         """Variables on new data, factors in the levels of the fit."""
         values: dict[Expression, Array | Factor] = {}
         for tree in trees:
-            value, levels = variables.variable(tree), self._levels[tree]
-            if isinstance(value, Factor) != (levels is not None):
-                was, now = ("labels", "numbers") if levels is not None else ("numbers", "labels")
+            value, fitted = variables.variable(tree), self._factors[tree]
+            if isinstance(value, Factor) != (fitted is not None):
+                was, now = ("labels", "numbers") if fitted is not None else ("numbers", "labels")
                 raise DataError(f"{deparse(tree)} holds {now} here and held {was} at the fit: convert the column.")
-            if isinstance(value, Factor) and levels is not None:
-                codes = value.recode(levels)
+            if isinstance(value, Factor) and fitted is not None:
+                codes = value.recode(fitted.levels)
                 if (codes < 0).any():
-                    known = Factor(value.name, levels, codes).labels
                     new = value.labels[value.codes[int((codes < 0).argmax())]]
                     raise DataError(
                         f"{deparse(tree)} has the level {new!r}, which the fit did not have: it has no coefficient. "
-                        f"Known are {listed(known, 20)}."
+                        f"Known are {listed(fitted.labels, 20)}."
                     )
-                value = Factor(value.name, levels, codes)
+                value = replace(fitted, codes=codes)
             values[tree] = value
         return values
 

@@ -61,7 +61,8 @@ def _arrays(key: str, column: "pd.Series[Any]", name: str) -> dict[str, NDArray[
     if isinstance(column.dtype, pd.CategoricalDtype):
         column = column.cat.remove_unused_categories()
         labels = column.cat.categories.to_series()
-        return {f"{key}_codes": column.cat.codes.to_numpy(), **_arrays(f"{key}_labels", labels, name)}
+        codes = {f"{key}_codes": column.cat.codes.to_numpy(), f"{key}_ordered": np.array(column.cat.ordered)}
+        return codes | _arrays(f"{key}_labels", labels, name)
     values = column.to_numpy()
     if values.dtype == object and pd.api.types.infer_dtype(column) == "string":
         values = values.astype(str)
@@ -74,5 +75,5 @@ def _column(archive: Any, key: str) -> Any:
     """The reverse of `_arrays`."""
     if f"{key}_codes" in archive:
         labels = pd.Index(_column(archive, f"{key}_labels"))
-        return pd.Categorical.from_codes(archive[f"{key}_codes"], labels)
+        return pd.Categorical.from_codes(archive[f"{key}_codes"], labels, ordered=bool(archive[f"{key}_ordered"]))
     return archive[key]

@@ -3,7 +3,7 @@
 - Operators inside a function: `+ - * / ^ %% %/%`, `== != < > <= >=`, `& | !`. `^` is a power.
 - Of one number: abs, acos, asin, atan, ceiling, cos, cosh, exp, expm1, floor, log1p, log2, log10, sign, sin, sinh, sqrt,
   tan, tanh, trunc; also log(x, base), round(x, digits) and as.numeric(x).
-- Factors: factor(x, levels), as.factor(x), relevel(x, ref), interaction(a, b, …).
+- Factors: factor(x, levels, ordered), as.factor(x), relevel(x, ref), interaction(a, b, …).
 - Fitted to the data once and then kept: scale(x, center, scale), center(x), poly(x, degree, raw), bs(x, df, knots, degree).
 - I(x) is x; offset(x) a term without a coefficient; c(…) lists constants; pi, TRUE and FALSE are constants.
 """
@@ -79,7 +79,7 @@ PARAMETERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         **dict.fromkeys((*ELEMENTWISE, "I", "as.factor", "center"), ("x",)),
         "log": ("x", "base"),
         "round": ("x", "digits"),
-        "factor": ("x", "levels"),
+        "factor": ("x", "levels", "ordered"),
         "relevel": ("x", "ref"),
         "scale": ("x", "center", "scale"),
         "poly": ("x", "degree", "raw"),
@@ -89,6 +89,7 @@ PARAMETERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 VARIADIC = {"interaction", "c"}
 _INSTEAD = {
     "C": "factor(x)",
+    **dict.fromkeys(("ordered", "as.ordered"), "factor(x, ordered = TRUE)"),
     "Q": "the name in `backticks`",
     "ns": "bs(x, df = 4)",
     "cr": "bs(x, df = 4)",

@@ -1,5 +1,6 @@
 """Formula + data → the grouped design: the only door of the grouped model, behind which everything is clean."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,8 @@ def build(formula: str, data: Any, *, weights: Any = None, missing: str = "raise
     data : table
         A pandas DataFrame, a dict of columns, or anything with `to_pandas` or the dataframe interchange protocol, such as
         a polars DataFrame. It is not changed. Text, Categoricals and logicals are factors, their levels in the order of
-        the Categorical, else sorted; numbers are numbers unless in factor(), and labels as grouping factors.
+        the Categorical, else sorted; ordered Categoricals are ordered factors. Numbers are numbers unless in factor(), and
+        labels as grouping factors.
     weights : array_like (n,) or str, optional
         Prior weights, ε_i ~ N(0, σ² / weight_i), or the column that holds them.
     missing : {"raise", "drop"}, default "raise"
@@ -74,7 +76,7 @@ def build(formula: str, data: Any, *, weights: Any = None, missing: str = "raise
         unused_levels=columns.unused_levels,
         columns=columns.series,
         weights_name=None if weights is None else weights if isinstance(weights, str) else WEIGHTS,
-        _levels={tree: value.levels if isinstance(value, Factor) else None for tree, value in values.items()},
+        _factors={tree: _without_rows(value) for tree, value in values.items()},
         _state=variables.state,
     )
 
@@ -131,6 +133,11 @@ def _checked(variables: Variables, tree: Expression) -> Array | Factor:
             "coefficient of its own. Numbers stored as text: pandas.to_numeric; names of rows: leave it out."
         )
     return value
+
+
+def _without_rows(value: Array | Factor) -> Factor | None:
+    """Levels of a factor, for the coding of new rows; None of numbers."""
+    return replace(value, codes=np.zeros(0, dtype=np.intp)) if isinstance(value, Factor) else None
 
 
 def _check_groups(term: Term, written: str) -> None:

@@ -202,9 +202,21 @@ class Variables:
             return functions.ELEMENTWISE[tree.function](x, **settings)
 
     def _ordered(self, tree: Call, args: dict[str, Expression]) -> Factor:
-        """factor(x, levels) and relevel(x, ref): the same labels, in another order."""
+        """factor(x, levels, ordered) and relevel(x, ref): the same labels, in another order."""
         factor = self.factor(args.pop("x"))
-        if not args or self.fitted:  # new data are recoded to the levels of the fit in any case
+        if self.fitted:  # new data are recoded to the levels of the fit in any case
+            return factor
+        if "ordered" in args:
+            ordered = self._constant(args.pop("ordered"))
+            if not isinstance(ordered, bool):
+                raise FormulaError(f"{deparse(tree)}: ordered has to be TRUE or FALSE.")
+            factor = replace(factor, ordered=ordered)
+        if tree.function == "relevel" and factor.ordered:
+            raise DataError(
+                f"{deparse(tree)}: {factor.name} is an ordered Categorical, whose levels are steps of a scale. Another "
+                f"reference needs an unordered one: factor({factor.name}, ordered = FALSE)."
+            )
+        if not args:
             return factor
         (given,) = (self._constant(arg) for arg in args.values())
         first = list(dict.fromkeys(_text(level) for level in (given if isinstance(given, tuple) else (given,))))
@@ -216,7 +228,7 @@ class Variables:
                 + (f"; those not listed ({listed(others)}) would be missing." if tree.function == "factor" else ".")
             )
         order = [labels.index(level) for level in [*first, *others] if level in labels]
-        return Factor(factor.name, factor.levels[order], np.argsort(order).astype(np.intp)[factor.codes])
+        return replace(factor, levels=factor.levels[order], codes=np.argsort(order).astype(np.intp)[factor.codes])
 
 
 def _text(constant: float | str | bool) -> str:
