@@ -49,6 +49,13 @@ def test_to_frame_has_brms_names(fit):
     np.testing.assert_allclose(table.loc["cor_g__Intercept__x", "estimate"], correlation, rtol=1e-12)
 
 
+def test_levels_are_named_as_by_r(frame):
+    numbered = fl.lmm("y ~ x + (1 | k)", frame.assign(k=np.arange(240) % 3 / 2))
+    assert list(numbered.to_frame().index[-3:]) == ["r_k[0,Intercept]", "r_k[0.5,Intercept]", "r_k[1,Intercept]"]
+    logical = fl.lmm("y ~ x + (1 | flag)", frame.assign(flag=frame["x"] > 0.5))
+    assert list(logical.to_frame().index[-2:]) == ["r_flag[FALSE,Intercept]", "r_flag[TRUE,Intercept]"]
+
+
 def test_several_terms_on_one_factor_and_nested_names():
     frame = make().assign(h=lambda d: d["g"].str[:2])
     fit = fl.lmm("y ~ x + (x || g)", frame)

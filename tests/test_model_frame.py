@@ -207,7 +207,20 @@ def test_nested_groups_are_named_and_ordered_as_in_lme4():
         (pd.array([3, 1, 2], dtype="Int64"), [1, 2, 3], "123"),
         (pd.array(["z", "x", "y"], dtype="string"), ["x", "y", "z"], "xyz"),
         (np.array(["z", "x", "y"], dtype=object), ["x", "y", "z"], "xyz"),
-        (pd.date_range("2020-01-01", periods=3), list(pd.date_range("2020-01-01", periods=3)), None),
+        (
+            pd.date_range("2020-01-01", periods=3),
+            list(pd.date_range("2020-01-01", periods=3)),
+            ["2020-01-01", "2020-01-02", "2020-01-03"],
+        ),
+        (
+            pd.date_range("2020-01-01", periods=3, freq="12h"),
+            list(pd.date_range("2020-01-01", periods=3, freq="12h")),
+            ["2020-01-01 00:00:00", "2020-01-01 12:00:00", "2020-01-02 00:00:00"],
+        ),
+        ([True, False, True], [False, True], ["FALSE", "TRUE"]),
+        (np.array([True, False, True], dtype=object), [False, True], ["FALSE", "TRUE"]),
+        (pd.array([True, False, True], dtype="boolean"), [False, True], ["FALSE", "TRUE"]),
+        (pd.Categorical([True, False, True], [True, False]), [True, False], ["TRUE", "FALSE"]),
         ([2**63 + 5, 2**63 + 1, 2**63 + 3], [2**63 + 1, 2**63 + 3, 2**63 + 5], None),
     ],
 )
@@ -219,6 +232,7 @@ def test_levels_have_the_order_of_the_categorical_or_else_are_sorted(labels, lev
     assert list(factor.levels) == levels
     assert list(factor.levels[factor.codes]) == list(data["f"])
     if names is not None:
+        assert factor.labels == list(names)
         assert build("y ~ 0 + factor(f) + (1 | g)", data).fixed_names == tuple(f"factor(f){name}" for name in names)
 
 

@@ -35,9 +35,11 @@ class Factor:
 
     @property
     def labels(self) -> list[str]:
-        """Levels as R prints them, (J,): 1.0 is "1", True is "TRUE"."""
-        if self.levels.dtype == bool:
+        """Levels as R prints them, (J,): 1.0 is "1", True is "TRUE", a day has no time."""
+        if self.levels.inferred_type == "boolean":  # bool, the nullable boolean, or objects
             return ["TRUE" if level else "FALSE" for level in self.levels]
+        if self.levels.dtype.kind == "M":
+            return list(self.levels.astype(str))
         if self.levels.dtype.kind == "f":
             return [f"{level:.15g}" for level in self.levels]
         return [str(level) for level in self.levels]
