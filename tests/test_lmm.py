@@ -427,15 +427,18 @@ def test_pickling_and_copies(fit):
 @pytest.mark.parametrize("weighted", [False, True])
 def test_a_fit_read_back_does_the_same(frame, weighted, tmp_path):
     data = frame.assign(h=pd.Categorical(frame["g"].str[:2], ["g3", "g2", "g1", "g0"]), w=np.arange(240) % 3 + 1.0)
-    data.loc[[5, 9], "x"] = np.nan
+    data[["u", "v"]] = np.random.default_rng(1).normal(size=(240, 2))
+    data.loc[5, "x"] = np.nan
+    data.loc[9, "y"] = np.nan  # its x, u and v count for poly(), bs() and scale()
     given = {"weights": "w"} if weighted else {}
-    fit = fl.lmm("y ~ poly(x, 2) + h + (x | g)", data.sample(frac=1.0, random_state=1), missing="drop", **given)
+    formula = "y ~ poly(x, 2) + bs(u, df=4) + scale(v, center=2) + h + (x | g)"
+    fit = fl.lmm(formula, data.sample(frac=1.0, random_state=1), missing="drop", **given)
     again = fl.load(fit.save(tmp_path / "fit.npz"))
     assert again.summary() == fit.summary()
     assert "Rows with missing values left out: 2." in again.summary()
     pd.testing.assert_frame_equal(again.to_frame(), fit.to_frame())
     pd.testing.assert_frame_equal(again.trace, fit.trace)
-    new = pd.DataFrame({"x": [1.0, 0.5], "g": ["g01", "g20"], "h": ["g0", "g2"]})
+    new = pd.DataFrame({"x": [1.0, 0.5], "u": 0.1, "v": -1.0, "g": ["g01", "g20"], "h": ["g0", "g2"]})
     pd.testing.assert_frame_equal(again.predict(new, interval="prediction"), fit.predict(new, interval="prediction"))
     pd.testing.assert_series_equal(again.fitted_values, fit.fitted_values)
     array = fl.lmm("y ~ x + (1 | g)", frame, weights=np.full(240, 2.0))

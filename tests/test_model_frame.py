@@ -472,7 +472,7 @@ def test_missing_values_are_refused_by_column():
 def test_dropping_is_the_same_as_dropping_beforehand():
     data = with_gaps()
     kept = data.dropna(subset=["y", "x", "h"])
-    formula = "y ~ scale(x) + poly(z, 2) + (x | h) + (1 | g)"
+    formula = "y ~ x + factor(n)*a + I(z^2) + (x | h) + (1 | g)"
     weights = np.arange(1.0, 61.0)
     design = build(formula, data, missing="drop", weights=weights)
     expected = build(formula, kept, weights=weights[~data[["y", "x", "h"]].isna().any(axis=1)])
@@ -481,6 +481,28 @@ def test_dropping_is_the_same_as_dropping_beforehand():
     for field in ("y", "X", "weights"):
         np.testing.assert_array_equal(getattr(design, field), getattr(expected, field))
     np.testing.assert_array_equal(design.terms[0].factor.codes, expected.terms[0].factor.codes)
+
+
+def test_what_is_fitted_to_the_data_sees_all_rows_that_have_its_columns():
+    data = with_gaps()
+    design = build("scale(y) ~ scale(x) + I(center(z)^2) + (scale(x + z) | h)", data, missing="drop")
+    assert design.n_missing == 3
+    kept = data.dropna(subset=["y", "x", "h"])
+    both = data["x"] + data["z"]
+    np.testing.assert_allclose(design.y, (kept["y"] - data["y"].mean()) / data["y"].std(), rtol=1e-12)
+    np.testing.assert_allclose(design.X[:, 1], (kept["x"] - data["x"].mean()) / data["x"].std(), rtol=1e-12)
+    np.testing.assert_allclose(design.X[:, 2], (kept["z"] - data["z"].mean()) ** 2, rtol=1e-12)
+    np.testing.assert_allclose(design.terms[0].basis[:, 1], ((both - both.mean()) / both.std())[kept.index], rtol=1e-12)
+    new = design.rows(data.iloc[[0]])
+    np.testing.assert_allclose(new.X, design.X[:1], rtol=1e-15)
+
+
+def test_polynomials_are_fitted_where_their_own_column_is_there():
+    data = with_gaps()
+    design = build("y ~ poly(x, 2) + a + (1 | h)", data, missing="drop")
+    there = data.dropna(subset=["x"])
+    expected = pd.DataFrame(orthonormal(there["x"].to_numpy(), 2), index=there.index)
+    np.testing.assert_allclose(design.X[:, 1:3], expected.loc[design.index], rtol=0, atol=1e-14)
 
 
 def test_levels_of_dropped_rows_go_too():

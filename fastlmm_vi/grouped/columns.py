@@ -111,6 +111,13 @@ def missing_rows(series: Mapping[str, "pd.Series[Any]"]) -> tuple[Logical | None
     return rows, f"{rows.sum()} of {rows.size} rows have missing values, in {listed}"
 
 
+def leave_out(series: Mapping[str, "pd.Series[Any]"], index: pd.Index, rows: Logical | None) -> Columns:
+    """Return the columns without these rows, (n,); None of them leaves all."""
+    if rows is None:
+        return Columns(series, index)
+    return Columns({name: column[~rows] for name, column in series.items()}, index[~rows])
+
+
 def _no_column(name: str, known: list[str]) -> str:
     by_case = {column.lower(): column for column in known}
     near = difflib.get_close_matches(name.lower(), by_case, n=3)

@@ -77,6 +77,8 @@ class GroupedDesign:
         Of the data, those used, as they came.
     weights_name : str or None
         Which of them holds the weights.
+    state : dict
+        What scale(), center(), poly() and bs() found in the data, rows that miss other values included.
     """
 
     formula: str
@@ -92,8 +94,8 @@ class GroupedDesign:
     unused_levels: dict[str, int]
     columns: Mapping[str, "pd.Series[Any]"] = field(repr=False)
     weights_name: str | None
+    state: State = field(repr=False)
     _factors: Mapping[Expression, Factor | None] = field(repr=False)  # of each variable; None for numbers
-    _state: State = field(repr=False)
 
     def rows(self, data: Any, *, random: bool = True) -> NewRows:
         """Code new data as the fit was coded; neither the response nor weights are looked at.
@@ -118,7 +120,7 @@ class GroupedDesign:
         _, missing = missing_rows(series)
         if missing:
             raise DataError(f"{missing}: fill them in, or leave those rows out.")
-        variables = Variables(Columns(series, index), self._state)
+        variables = Variables(Columns(series, index), self.state, new=True)
         values = self._recoded(variables, variables_used)
         X, _ = model_matrix(parsed.fixed, values, len(index))
         new = []

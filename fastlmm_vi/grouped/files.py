@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from ..errors import DataError
 from ..result import Status
 from .cross_products import CrossProducts
+from .expression import deparse, parse
 from .model_frame import WEIGHTS, build
+from .variables import State
 
 if TYPE_CHECKING:
     from .result import MixedFit
@@ -27,7 +29,7 @@ def save(fit: "MixedFit", path: str | Path) -> Path:
     header: dict[str, Any] = {name: getattr(fit, name) for name in PLAIN}
     header |= {"kind": KIND, "status": fit.status.value, "timings": dict(fit.timings), "columns": list(design.columns)}
     header |= {"weights": design.weights_name, "n_missing": design.n_missing, "unused_levels": design.unused_levels}
-    arrays: dict[str, Any] = {"theta": fit.standard_theta}
+    arrays: dict[str, Any] = {"theta": fit.standard_theta, "state": _state_text(design.state)}
     arrays["path_theta"] = np.array([theta for theta, _ in fit.path])
     arrays["path_deviance"] = np.array([value for _, value in fit.path])
     arrays |= _arrays("index", design.index.to_series(), "the index of data")
@@ -43,17 +45,30 @@ def load(path: str | Path) -> dict[str, Any]:
     """Return the fields of the fit that `save` wrote; the cross products are made again from its columns."""
     with np.load(Path(path), allow_pickle=False) as archive:
         header: dict[str, Any] = json.loads(str(archive["header"]))
+        state = _state(str(archive["state"]))
         series = {name: _column(archive, f"column{i}") for i, name in enumerate(header["columns"])}
         index = pd.Index(_column(archive, "index"))
         steps = zip(archive["path_theta"], archive["path_deviance"].tolist(), strict=True)
         fields = {"standard_theta": archive["theta"], "path": tuple(steps)}
     frame = pd.DataFrame(series, index=index)
     weights: Any = header.pop("weights")
-    design = build(header["formula"], frame, weights=frame[WEIGHTS] if weights == WEIGHTS else weights)
+    weights = frame[WEIGHTS] if weights == WEIGHTS else weights
+    design = build(header["formula"], frame, weights=weights, state=state)
     design = replace(design, n_missing=header["n_missing"], unused_levels=header["unused_levels"])
     fields |= {name: header[name] for name in PLAIN} | {"timings": header["timings"]}
     fields |= {"status": Status(header["status"]), "notes": tuple(header["notes"])}
     return fields | {"data": CrossProducts.of(design)}
+
+
+def _state_text(state: State) -> str:
+    """What scale(), poly() … found, as JSON by their calls; numbers to the bit."""
+    return json.dumps({deparse(call): found for call, found in state.items()}, default=lambda array: array.tolist())
+
+
+def _state(text: str) -> State:
+    """The reverse: poly() has entries by number, which JSON turned into text."""
+    calls = json.loads(text, object_hook=lambda found: {int(k) if k.isdigit() else k: v for k, v in found.items()})
+    return {parse(call): found for call, found in calls.items()}
 
 
 def _arrays(key: str, column: "pd.Series[Any]", name: str) -> dict[str, NDArray[Any]]:

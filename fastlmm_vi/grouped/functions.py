@@ -133,7 +133,7 @@ def check_variable(tree: Expression) -> None:
 def transform(function: str, x: Array, settings: dict[str, Any], state: dict[str, Any], *, fitted: bool) -> Array:
     """Scale, center, poly or bs of x (n,) as formulaic has them: (n,) or (n, k).
 
-    `state` takes up what is found in x or, where `fitted`, holds what was found in the data of the fit.
+    `state` takes up what is found in x or, where `fitted`, holds what was found before.
 
     Raises
     ------

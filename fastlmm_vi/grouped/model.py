@@ -39,7 +39,8 @@ def lmm(
     weights : column name or array (N,), optional
         Precisions: Var(ε_i) = σ² / w_i.
     missing : {"raise", "drop"}, default "raise"
-        "drop" leaves rows with missing values out, and the fit counts them; `scale` and `poly` see the rows that are left.
+        "drop" leaves rows with missing values out, and the fit counts them. As in R, `scale`, `center`, `poly` and `bs` look
+        at all rows in which their own columns have values (R's `poly` refuses missing ones).
     max_iter : int, default 200
     n_jobs : int or None
         Threads of the BLAS: None is 1, −1 all cores.
