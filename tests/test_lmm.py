@@ -116,6 +116,17 @@ def test_predictions_of_the_data_and_of_other_rows(fit, frame):
     np.testing.assert_allclose(average, fit.fixed_effects.iloc[0] + [0.0, fit.fixed_effects["x"]], rtol=1e-12)
 
 
+def test_no_rows_have_no_predictions(fit, frame):
+    for random_effects in (True, False):
+        means = fit.predict(frame.iloc[:0], random_effects=random_effects)
+        assert isinstance(means, pd.Series)
+        assert (len(means), means.dtype, means.name) == (0, np.float64, "mean")
+        table = fit.predict(frame.iloc[:0], interval="confidence", random_effects=random_effects)
+        assert table.shape == (0, 3)
+        assert list(table.columns) == ["mean", "lower", "upper"]
+    assert fit.predict({"x": [], "g": []}, interval="prediction").empty
+
+
 def test_intervals_against_the_dense_twin(fit, frame):
     twin = problems.dense(fit.data.design, fit.solution.roots)
     combine = np.hstack([twin.X, twin.Z])[:5]

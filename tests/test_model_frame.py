@@ -689,11 +689,14 @@ RICH = (
 )
 
 
+RICH_DATA = pd.concat([TABLE] * 3)
+
+
 @pytest.mark.parametrize(
     "formula", [RICH, "y ~ 1 + (1 | g)", "y ~ 0 + (0 + a | factor(n))", "y ~ x + (1 | interaction(a, b))"]
 )
 def test_the_rows_of_the_fit_are_coded_as_in_the_fit(formula):
-    data = pd.concat([TABLE] * 3)
+    data = RICH_DATA
     design = build(formula, data)
     new = design.rows(data.drop(columns=[c for c in ("y", "z") if f"{c} ~" in formula or f"log({c}) ~" in formula]))
     np.testing.assert_array_equal(new.X, design.X)
@@ -705,7 +708,7 @@ def test_the_rows_of_the_fit_are_coded_as_in_the_fit(formula):
 
 
 def test_few_new_rows_keep_the_state_and_the_levels_of_the_fit():
-    data = pd.concat([TABLE] * 3)
+    data = RICH_DATA
     design = build(RICH, data)
     for i in (0, 11, 42):
         new = design.rows(data.iloc[i : i + 1])
@@ -760,13 +763,31 @@ def test_new_rows_that_cannot_be_coded_are_refused(changes, message):
 
 
 def test_a_lacking_column_is_named():
-    design = build("y ~ a + x + (1 | g)", TABLE)
-    with pytest.raises(DataError, match="'g' is not a column"):
-        design.rows(TABLE[["a", "x"]])
+    design = build("y ~ a + x + (x | g) + (0 + z | b:h)", TABLE)
+    for lost in ("a", "x"):
+        with pytest.raises(DataError, match=f"'{lost}' is not a column of data: [^:]*$"):
+            design.rows(TABLE.drop(columns=lost))
+    for lost in ("g", "z", "b"):
+        with pytest.raises(DataError, match=f"'{lost}' is not a column.* random_effects=False"):
+            design.rows(TABLE.drop(columns=lost))
+    assert design.rows(TABLE[["a", "x"]], random=False).X.shape == (60, 4)
+
+
+@pytest.mark.parametrize("none", [RICH_DATA.iloc[:0], dict.fromkeys(RICH_DATA, ())], ids=["frame", "lists"])
+@pytest.mark.parametrize("random", [True, False])
+def test_no_new_rows_are_no_rows(none, random):
+    design = build(RICH, RICH_DATA)
+    new = design.rows(none, random=random)
+    assert new.X.shape == (0, design.X.shape[1])
+    assert len(new.index) == 0
+    assert [term.basis.shape for term in new.terms] == [(0, len(term.names)) for term in design.terms if random]
+    assert [term.codes.size for term in new.terms] == [0 for term in design.terms if random]
+    with pytest.raises(DataError, match="'flag' is not a column"):
+        design.rows({name: () for name in RICH_DATA if name != "flag"})
 
 
 def test_a_design_survives_pickling():
-    design = build(RICH, pd.concat([TABLE] * 3))
+    design = build(RICH, RICH_DATA)
     again = pickle.loads(pickle.dumps(design))
     np.testing.assert_array_equal(again.rows(TABLE).X, design.rows(TABLE).X)
 

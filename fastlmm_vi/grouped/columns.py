@@ -83,9 +83,9 @@ def take(data: Any, names: Iterable[str], optional: Iterable[str] = ()) -> tuple
     Raises
     ------
     DataError
-        If `data` is no table, has no rows, or has no such column, or more than one.
+        If `data` is no table, or has no such column, or more than one.
     """
-    frame = _as_frame(data)
+    frame = as_frame(data)
     wanted = [*names, *(name for name in optional if name in frame.columns)]
     series = {}
     for name in wanted:
@@ -95,8 +95,6 @@ def take(data: Any, names: Iterable[str], optional: Iterable[str] = ()) -> tuple
         if column.ndim != 1:
             raise DataError(f"data has more than one column called {name!r}: rename or drop one.")
         series[name] = column
-    if not len(frame):
-        raise DataError("data has no rows: give at least one observation per parameter.")
     return series, frame.index
 
 
@@ -125,8 +123,8 @@ def _no_column(name: str, known: list[str]) -> str:
     return f"{name!r} is not a column of data: {hint}It has {listed(known, 20)}."
 
 
-def _as_frame(data: Any) -> pd.DataFrame:
-    """DataFrame of any table; a DataFrame itself, without a copy."""
+def as_frame(data: Any) -> pd.DataFrame:
+    """Return a DataFrame of any table; a DataFrame itself, without a copy."""
     if isinstance(data, pd.DataFrame):
         return data
     if isinstance(data, Mapping):

@@ -10,7 +10,7 @@ import pandas as pd
 from ..errors import DataError
 from ..result import Array
 from .coding import model_matrix
-from .columns import Columns, missing_rows
+from .columns import Columns, as_frame, missing_rows
 from .expression import Expression, deparse
 from .factor import Codes, Factor, listed
 from .formula import Formula, parse
@@ -116,7 +116,10 @@ class GroupedDesign:
         parsed = parse(self.formula)
         terms = parsed.random if random else ()
         variables_used = [*parsed.fixed.variables, *(tree for term in terms for tree in term.basis.variables)]
-        series, index = read(data, [*variables_used, *parsed.offsets, *(term.group for term in terms)])
+        series, index = _read_new(parsed, data, [*variables_used, *(term.group for term in terms)])
+        if not len(index):
+            none = (NewTerm(fitted.basis[:0], fitted.factor.codes[:0]) for fitted in self.terms if random)
+            return NewRows(self.X[:0], 0.0, tuple(none), index)
         _, missing = missing_rows(series)
         if missing:
             raise DataError(f"{missing}: fill them in, or leave those rows out.")
@@ -149,6 +152,19 @@ class GroupedDesign:
                 value = replace(fitted, codes=codes)
             values[tree] = value
         return values
+
+
+def _read_new(parsed: Formula, data: Any, trees: Iterable[Expression]) -> tuple[dict[str, "pd.Series[Any]"], pd.Index]:
+    """Columns of new data that expressions use; of one that random terms alone use, say how to do without."""
+    frame = as_frame(data)
+    fixed, _ = read(frame, [*parsed.fixed.variables, *parsed.offsets])
+    try:
+        series, index = read(frame, trees)
+    except DataError as lacking:
+        raise DataError(
+            f"{lacking} Random effects alone need it: the mean over all groups is random_effects=False."
+        ) from lacking
+    return fixed | series, index
 
 
 def offset_of(variables: Variables, parsed: Formula) -> Array | None:

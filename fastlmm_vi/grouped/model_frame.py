@@ -102,6 +102,8 @@ def _used(parsed: Formula, data: Any, weights: Any) -> tuple[dict[str, "pd.Serie
     """Columns used, their index, and the name of the one that holds the weights."""
     by_name = [Name(weights)] if isinstance(weights, str) else []
     series, index = read(data, [*_trees(parsed), *by_name])
+    if not len(index):
+        raise DataError("data has no rows: give at least one observation per parameter.")
     if weights is None or by_name:
         return series, index, weights
     return {**series, WEIGHTS: _given_weights(weights, index)}, index, WEIGHTS
