@@ -442,6 +442,20 @@ def test_every_kind_of_table_gives_the_same_design(convert):
     assert len(design.index) == 60
 
 
+@pytest.mark.parametrize("convert", [lambda frame: frame, lambda frame: dict(frame.items())], ids=["frame", "dict"])
+def test_columns_whose_names_are_no_text_go_by_their_text_in_backticks(convert):
+    renamed = {"x": 1, "a": 2020, "h": ("h", 0), "g": 3.5, "z": "5", "n": 5}
+    formula = "y ~ `1`*`2020` + `5` + (`1` | `3.5`) + (1 | `('h', 0)`)"
+    design = build(formula, convert(TABLE.rename(columns=renamed)), weights="5")
+    expected = build("y ~ x*a + z + (x | g) + (1 | h)", TABLE, weights="z")  # not n: text comes before numbers
+    np.testing.assert_array_equal(design.X, expected.X)
+    np.testing.assert_array_equal(design.weights, expected.weights)
+    names = ("(Intercept)", "`1`", "`2020`q", "`2020`r", "`5`", "`1`:`2020`q", "`1`:`2020`r")
+    assert design.fixed_names == names
+    assert [term.factor.name for term in design.terms] == ["3.5", "('h', 0)"]
+    np.testing.assert_array_equal(design.rows(convert(TABLE.rename(columns=renamed))).X, expected.X)
+
+
 def test_data_are_not_changed_and_not_shared():
     data = TABLE.copy()
     design = build("y ~ x + poly(z, 2) + offset(z) + (x | h) + (1 | g)", data, weights="z", missing="drop")
@@ -643,6 +657,12 @@ def test_expressions_without_meaning_are_refused(formula):
         ({"y": [1.0, 2.0, 3.0], "g": 1}, r"data\['g'\] is not a column"),
         ({"y": pd.Series([1.0, 2.0, 3.0]), "g": pd.Series([1, 2, 1], index=[2, 1, 0])}, "indexes differ"),
         (pd.concat([TABLE, TABLE[["g"]]], axis=1), "more than one column called 'g'"),
+        (
+            TABLE[["y", "x", "a"]].set_axis(["y", 1, True], axis=1),
+            r"'g' is not a column of data: It has y, `1`, True\.",
+        ),
+        (TABLE[["y", "g", "x"]].set_axis(["y", ("g",), "('g',)"], axis=1), r"It has y, `\('g',\)`\."),
+        (pd.concat({"u": TABLE[["y", "g"]]}, axis=1), r"'y' is not a column of data: It has `\('u', 'y'\)`, "),
         (np.ones((3, 2)), "data is a ndarray, not a table"),
         (None, "data is a NoneType"),
         (TABLE.assign(y=np.nan), "60 of 60 rows have missing values, in y .60.: fill them in"),
@@ -651,6 +671,13 @@ def test_expressions_without_meaning_are_refused(formula):
 def test_what_is_no_table_is_refused(data, message):
     with pytest.raises(DataError, match=message):
         build("y ~ 1 + (1 | g)", data, missing="drop")
+
+
+def test_columns_that_read_the_same_are_refused():
+    data = TABLE[["y", "g", "x", "n"]].set_axis(["y", "g", 1, np.datetime64("2020", "Y")], axis=1)
+    data = pd.concat([data, data[[1]]], axis=1)
+    with pytest.raises(DataError, match="more than one column called '1'"):
+        build("y ~ `1` + (1 | g)", data)
 
 
 def test_options_that_are_none_are_refused():

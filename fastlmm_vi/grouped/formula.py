@@ -77,7 +77,7 @@ def components(group: Expression) -> list[Expression]:
             return [group]
     raise FormulaError(
         f"(… | {deparse(group)}): {deparse(group)} is no grouping factor. Write one (… | group) for each factor, "
-        "(… | a:b) for their combinations, (… | a/b) for b within a."
+        "(… | a:b) for their combinations, (… | a/b) for b within a; the name of a column that is no word in `backticks`."
     )
 
 
