@@ -464,10 +464,57 @@ def test_ordered_factors_are_read_back_as_such(frame, tmp_path):
     pd.testing.assert_series_equal(again.fixed_effects, fit.fixed_effects)
 
 
+LABELS = np.arange(240) % 5
+DAYS = pd.date_range("2024-03-29", periods=5)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        DAYS[LABELS],
+        DAYS.tz_localize("Europe/Berlin")[LABELS],  # summer time begins among them
+        pd.DatetimeIndex(DAYS).tz_localize("UTC")[LABELS],
+        pd.Categorical(DAYS.tz_localize("+02:00")[LABELS]),
+        pd.to_timedelta(LABELS, unit="h"),
+        LABELS > 1,
+        (LABELS > 1).astype(object),
+        LABELS.astype(object),
+        LABELS / 2,
+        pd.array(LABELS, dtype="Int64"),
+        pd.array(LABELS / 2, dtype="Float64"),
+        pd.array(LABELS > 1, dtype="boolean"),
+        pd.array(LABELS.astype(str), dtype="string"),
+        np.array(list("ä b'c")).astype(object)[LABELS],
+    ],
+    ids=lambda labels: f"{type(labels).__name__}-{labels.dtype}",
+)
+def test_groups_and_indexes_of_every_kind_are_read_back(frame, labels, tmp_path):
+    data = frame.assign(k=labels).set_axis(pd.Index(labels, name="of rows"))
+    fit = fl.lmm("y ~ x + (1 | k)", data)
+    again = fl.load(fit.save(tmp_path / "fit.npz"))
+    assert again.data.design.terms[0].factor.labels == fit.data.design.terms[0].factor.labels
+    pd.testing.assert_frame_equal(again.to_frame(), fit.to_frame())
+    assert list(again.fitted_values.index) == list(fit.fitted_values.index)
+    assert again.fitted_values.index.name == "of rows"
+    pd.testing.assert_series_equal(again.predict(data.head(7)), fit.predict(data.head(7)))
+
+
+def test_indexes_of_several_levels_are_read_back(frame, tmp_path):
+    zoned = DAYS.tz_localize("Asia/Tokyo")[LABELS]
+    steps = pd.Categorical.from_codes(LABELS, list("abcde"), ordered=True)
+    data = frame.set_axis(pd.MultiIndex.from_arrays([np.arange(240), zoned, steps], names=["row", None, 3]))
+    fit = fl.lmm("y ~ x + (1 | g)", data)
+    again = fl.load(fit.save(tmp_path / "fit.npz"))
+    pd.testing.assert_series_equal(again.fitted_values, fit.fitted_values)
+
+
 def test_files_refuse_what_they_cannot_keep(frame, tmp_path):
     odd = frame.assign(g=[(label,) for label in frame["g"]])
     with pytest.raises(fl.DataError, match="column 'g' holds objects"):
         fl.lmm("y ~ x + (1 | g)", odd).save(tmp_path / "odd.npz")
+    months = frame.set_axis(pd.period_range("2000-01", periods=240, freq="M"))
+    with pytest.raises(fl.DataError, match=r"the index of data holds objects.*: turn them into numbers or text"):
+        fl.lmm("y ~ x + (1 | g)", months).save(tmp_path / "odd.npz")
 
 
 def test_progress_is_shown_where_asked_for(frame, capsys):

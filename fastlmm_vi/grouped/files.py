@@ -32,7 +32,9 @@ def save(fit: "MixedFit", path: str | Path) -> Path:
     arrays: dict[str, Any] = {"theta": fit.standard_theta, "state": _state_text(design.state)}
     arrays["path_theta"] = np.array([theta for theta, _ in fit.path])
     arrays["path_deviance"] = np.array([value for _, value in fit.path])
-    arrays |= _arrays("index", design.index.to_series(), "the index of data")
+    header["index"] = [name if isinstance(name, str | int | None) else str(name) for name in design.index.names]
+    for i in range(design.index.nlevels):
+        arrays |= _arrays(f"index{i}", pd.Series(design.index.get_level_values(i)), "the index of data")
     for i, (name, column) in enumerate(design.columns.items()):
         arrays |= _arrays(f"column{i}", column, f"column {name!r}")
     path = Path(path)
@@ -47,7 +49,7 @@ def load(path: str | Path) -> dict[str, Any]:
         header: dict[str, Any] = json.loads(str(archive["header"]))
         state = _state(str(archive["state"]))
         series = {name: _column(archive, f"column{i}") for i, name in enumerate(header["columns"])}
-        index = pd.Index(_column(archive, "index"))
+        index = _index([_column(archive, f"index{i}") for i in range(len(header["index"]))], header["index"])
         steps = zip(archive["path_theta"], archive["path_deviance"].tolist(), strict=True)
         fields = {"standard_theta": archive["theta"], "path": tuple(steps)}
     frame = pd.DataFrame(series, index=index)
@@ -78,7 +80,9 @@ def _arrays(key: str, column: "pd.Series[Any]", name: str) -> dict[str, NDArray[
         labels = column.cat.categories.to_series()
         codes = {f"{key}_codes": column.cat.codes.to_numpy(), f"{key}_ordered": np.array(column.cat.ordered)}
         return codes | _arrays(f"{key}_labels", labels, name)
-    values = column.to_numpy()
+    if isinstance(column.dtype, pd.DatetimeTZDtype):
+        return {f"{key}_utc": column.dt.tz_convert(None).to_numpy(), f"{key}_zone": np.array(str(column.dt.tz))}
+    values = column.infer_objects().to_numpy()
     if values.dtype == object and pd.api.types.infer_dtype(column) == "string":
         values = values.astype(str)
     if values.dtype == object:
@@ -91,4 +95,11 @@ def _column(archive: Any, key: str) -> Any:
     if f"{key}_codes" in archive:
         labels = pd.Index(_column(archive, f"{key}_labels"))
         return pd.Categorical.from_codes(archive[f"{key}_codes"], labels, ordered=bool(archive[f"{key}_ordered"]))
+    if f"{key}_utc" in archive:
+        return pd.DatetimeIndex(archive[f"{key}_utc"], tz="UTC").tz_convert(str(archive[f"{key}_zone"]))
     return archive[key]
+
+
+def _index(levels: list[Any], names: list[Any]) -> pd.Index:
+    """One or more levels as an index."""
+    return pd.Index(levels[0], name=names[0]) if len(levels) == 1 else pd.MultiIndex.from_arrays(levels, names=names)
