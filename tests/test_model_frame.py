@@ -680,6 +680,29 @@ def test_columns_that_read_the_same_are_refused():
         build("y ~ `1` + (1 | g)", data)
 
 
+@pytest.mark.parametrize(
+    ("formula", "name"),
+    [
+        ("y ~ Intercept + (1 | g)", "Intercept"),
+        ("y ~ x + (Intercept | g)", "Intercept"),
+        ("y ~ x + (1 | g) + (0 + Intercept | g)", "Intercept"),
+        ("y ~ Int + (1 | g)", "Intercept"),
+        ("y ~ a + aq + (1 | g)", "aq"),
+        ("y ~ 0 + x + (0 + a + aq | g)", "aq"),
+    ],
+)
+def test_two_effects_of_one_name_are_refused(formula, name):
+    data = TABLE.assign(Intercept=TABLE["x"], Int=np.resize(["", "ercept"], 60), aq=TABLE["z"])
+    with pytest.raises(DataError, match=rf"[Tt]wo effects .* called {name}.*rename"):
+        build(formula, data)
+
+
+def test_a_column_may_be_called_intercept_where_there_is_none():
+    data = TABLE.assign(Intercept=TABLE["x"])
+    assert build("y ~ 0 + Intercept + (1 | g)", data).fixed_names == ("Intercept",)
+    assert len(build("y ~ x + (0 + Intercept | g) + (1 | h)", data).terms) == 2
+
+
 def test_options_that_are_none_are_refused():
     with pytest.raises(ValueError, match="missing='ignore' is not known"):
         build("y ~ 1 + (1 | g)", TABLE, missing="ignore")

@@ -1,6 +1,6 @@
 """Formula + data → the grouped design: the only door of the grouped model, behind which everything is clean."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -69,6 +69,10 @@ def build(
     terms = tuple(Term(factors[label(term.group)], *model_matrix(term.basis, values, n)) for term in parsed.random)
     for term, written in zip(terms, parsed.random, strict=True):
         _check_groups(term, str(written))
+    _check_names(fixed_names, "the fixed part")
+    for factor in factors.values():
+        effects = [name for term in terms if term.factor is factor for name in term.names]
+        _check_names(effects, f"the random terms of {factor.name}")
     return GroupedDesign(
         formula=formula,
         y=y,
@@ -151,6 +155,19 @@ def _checked(variables: Variables, tree: Expression) -> Array | Factor:
 def _without_rows(value: Array | Factor) -> Factor | None:
     """Levels of a factor, for the coding of new rows; None of numbers."""
     return replace(value, codes=np.zeros(0, dtype=np.intp)) if isinstance(value, Factor) else None
+
+
+def _check_names(names: Sequence[str], part: str) -> None:
+    """Refuse two effects of one name, where the intercept counts as Intercept, which brms calls it."""
+    seen = set()
+    for name in ("Intercept" if name == "(Intercept)" else name for name in names):
+        if name in seen:
+            raise DataError(
+                f"Two effects of {part} would be called {name}"
+                + (", the intercept and that of a column" if name == "Intercept" else "")
+                + ": rename the column, or the levels of the factor, that it comes from."
+            )
+        seen.add(name)
 
 
 def _check_groups(term: Term, written: str) -> None:
