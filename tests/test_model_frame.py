@@ -697,6 +697,25 @@ def test_two_effects_of_one_name_are_refused(formula, name):
         build(formula, data)
 
 
+@pytest.mark.parametrize(
+    ("random", "message"),
+    [
+        ("(1 | g) + (1 | s)", r"g and s group the rows alike.* variances of \(Intercept\) .*\(1 \| s\)"),
+        ("(1 | g/s)", "s:g and g group"),
+        ("(1 | g) + (1 | factor(g))", r"g and factor\(g\) group"),
+        ("(1 | h) + (x | g) + (0 + x + z | s)", r"g and s group .* variances of x cannot .*\(0 \+ x \+ z \| s\)"),
+    ],
+)
+def test_one_grouping_by_two_names_is_refused(random, message):
+    with pytest.raises(DataError, match=message):
+        build(f"y ~ x + {random}", TABLE.assign(s=["s" + str(9 - i) for i in TABLE["g"]]))
+
+
+def test_one_grouping_by_two_names_may_have_different_effects():
+    data = TABLE.assign(s=-TABLE["g"], k=np.arange(60) % 8)  # k has as many levels as g
+    assert len(build("y ~ x + (1 | g) + (0 + x | s) + (1 | k)", data).terms) == 3
+
+
 def test_a_column_may_be_called_intercept_where_there_is_none():
     data = TABLE.assign(Intercept=TABLE["x"])
     assert build("y ~ 0 + Intercept + (1 | g)", data).fixed_names == ("Intercept",)

@@ -85,6 +85,15 @@ def without_unused(factor: Factor) -> Factor:
     return replace(factor, levels=factor.levels[present], codes=(np.cumsum(present) - 1)[factor.codes])
 
 
+def same_groups(one: Factor, other: Factor) -> bool:
+    """Whether two factors without unused levels differ in their labels only."""
+    if len(one.levels) != len(other.levels):
+        return False
+    partner = np.zeros(len(one.levels), dtype=np.intp)
+    partner[one.codes] = other.codes
+    return bool((partner[one.codes] == other.codes).all())
+
+
 def cross(factors: Sequence[Factor], name: str, separator: str = ":", *, first_slowest: bool = True) -> Factor:
     """Interaction of factors: combinations that occur, labelled "x:y".
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from .coding import model_matrix
 from .columns import Logical, leave_out, missing_rows
 from .design import GroupedDesign, NewRows, NewTerm, Term, offset_of
 from .expression import Expression, Name, deparse, label
-from .factor import Factor
+from .factor import Factor, same_groups
 from .formula import Formula, parse
 from .variables import State, Variables, learn, read
 
@@ -69,6 +70,8 @@ def build(
     terms = tuple(Term(factors[label(term.group)], *model_matrix(term.basis, values, n)) for term in parsed.random)
     for term, written in zip(terms, parsed.random, strict=True):
         _check_groups(term, str(written))
+    for (one, _), (other, written) in combinations(zip(terms, parsed.random, strict=True), 2):
+        _check_alike(one, other, str(written))
     _check_names(fixed_names, "the fixed part")
     for factor in factors.values():
         effects = [name for term in terms if term.factor is factor for name in term.names]
@@ -155,6 +158,16 @@ def _checked(variables: Variables, tree: Expression) -> Array | Factor:
 def _without_rows(value: Array | Factor) -> Factor | None:
     """Levels of a factor, for the coding of new rows; None of numbers."""
     return replace(value, codes=np.zeros(0, dtype=np.intp)) if isinstance(value, Factor) else None
+
+
+def _check_alike(one: Term, other: Term, written: str) -> None:
+    """Refuse variances of one effect by factors that differ in their labels only: (1 | g) + (1 | g) in other words."""
+    effects = [name for name in one.names if name in other.names]
+    if effects and one.factor is not other.factor and same_groups(one.factor, other.factor):
+        raise DataError(
+            f"{one.factor.name} and {other.factor.name} group the rows alike, with other labels: their variances of "
+            f"{', '.join(effects)} cannot be told apart. Take ({written}) out, or its part of that."
+        )
 
 
 def _check_names(names: Sequence[str], part: str) -> None:
