@@ -548,6 +548,7 @@ def test_weights_by_name_by_array_and_missing():
         (np.full(60, np.inf), "positive, finite"),
         (["heavy"] * 60, "positive, finite"),
         ("Z", "'Z' is not a column of data: did you mean z"),
+        ("pi", "'pi' is not a column of data"),
         ("a", "positive, finite"),
         (pd.Series(np.ones(60)), "index is not that of data"),
     ],
@@ -738,6 +739,7 @@ def test_what_lme4_allows_is_allowed():
     assert set(build("flag ~ 1 + (1 | g)", TABLE).y) == {0.0, 1.0}
     assert set(build("y ~ 1 + (1 | g)", TABLE.assign(y=pd.Categorical([True] * 60))).y) == {1.0}
     assert build("y ~ x + I(2*x) + (1 | g)", TABLE).X.shape == (60, 3)  # the caller drops what depends on the rest
+    assert build("y ~ T + (1 | g)", TABLE.assign(T=TABLE["x"])).fixed_names == ("(Intercept)", "T")
     assert build("y ~ pi + (1 | g)", TABLE.assign(pi=TABLE["x"])).fixed_names == ("(Intercept)", "pi")
 
 

@@ -32,8 +32,10 @@ def lmm(
         names of coefficients.
     data : DataFrame
         pandas, polars, or a mapping of columns. Text, bool and categorical columns are factors, numbers are numbers: write
-        `factor(year)` for a factor. Ordered Categoricals, those of `pd.cut` among them, have polynomial contrasts as R's
-        ordered factors, `o.L`, `o.Q`, …; `factor(o, ordered=FALSE)` has treatment contrasts.
+        `factor(year)` for a factor. Levels have the order of a Categorical, else that of their labels, text by code point (B
+        before a; in R that depends on the language): the first is the reference, `relevel(f, ref="b")` takes another.
+        Ordered Categoricals, those of `pd.cut` among them, have polynomial contrasts as R's ordered factors, `o.L`, `o.Q`,
+        …; `factor(o, ordered=FALSE)` has treatment contrasts.
     method : {"reml", "ml"}, default "reml"
         Restricted or full maximum likelihood; the same optimum as `lmer(REML = TRUE / FALSE)`, to more digits.
     weights : column name or array (N,), optional

@@ -13,7 +13,7 @@ from ..result import Array
 from .coding import model_matrix
 from .columns import Logical, leave_out, missing_rows
 from .design import GroupedDesign, NewRows, NewTerm, Term, offset_of
-from .expression import Expression, Name, deparse, label
+from .expression import Expression, deparse, label
 from .factor import Factor, same_groups
 from .formula import Formula, parse
 from .variables import State, Variables, learn, read
@@ -107,8 +107,8 @@ def _trees(parsed: Formula) -> list[Expression]:
 
 def _used(parsed: Formula, data: Any, weights: Any) -> tuple[dict[str, "pd.Series[Any]"], pd.Index, str | None]:
     """Columns used, their index, and the name of the one that holds the weights."""
-    by_name = [Name(weights)] if isinstance(weights, str) else []
-    series, index = read(data, [*_trees(parsed), *by_name])
+    by_name = [weights] if isinstance(weights, str) else []
+    series, index = read(data, _trees(parsed), by_name)
     if not len(index):
         raise DataError("data has no rows: give at least one observation per parameter.")
     if weights is None or by_name:

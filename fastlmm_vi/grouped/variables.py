@@ -15,17 +15,20 @@ from .expression import Call, Constant, Expression, Name, deparse, label, walk
 from .factor import Factor, cross, encode, listed
 from .formula import components
 
-CONSTANTS = {"pi": np.pi}
+CONSTANTS = {"pi": np.pi, "T": True, "F": False}  # unless columns have these names
 WHOLE = {"degree", "df", "digits"}
 
 State = dict[Expression, dict[str, Any]]
 Value = Array | Logical | Factor | float | str | tuple[Any, ...]
 
 
-def read(data: Any, trees: Iterable[Expression]) -> tuple[dict[str, "pd.Series[Any]"], pd.Index]:
-    """Return the columns of a table that expressions use, and its index."""
+def read(
+    data: Any, trees: Iterable[Expression], others: Iterable[str] = ()
+) -> tuple[dict[str, "pd.Series[Any]"], pd.Index]:
+    """Return the columns of a table that expressions use, and others by their names, and its index."""
     names = dict.fromkeys(node.id for tree in trees for node in walk(tree) if isinstance(node, Name))
-    return take(data, [name for name in names if name not in CONSTANTS], [name for name in names if name in CONSTANTS])
+    columns = [*(name for name in names if name not in CONSTANTS), *others]
+    return take(data, columns, [name for name in names if name in CONSTANTS])
 
 
 def learn(trees: Iterable[Expression], series: Mapping[str, "pd.Series[Any]"], index: pd.Index) -> State:

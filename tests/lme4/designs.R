@@ -7,7 +7,7 @@ n <- 84
 frame <- data.frame(
   y = round(rnorm(n), 3), x = round(rnorm(n), 3), z = round(runif(n, 1, 5), 3), k = sample(1:3, n, TRUE),
   a = sample(c("p", "q", "r"), n, TRUE), flag = sample(c(TRUE, FALSE), n, TRUE), g = rep(1:7, 12),
-  h = sample(LETTERS[1:5], n, TRUE), day = as.character(as.Date("2024-02-27") + sample(0:4, n, TRUE)))
+  t = round(seq_len(n) * 0.145 - 6, 3), h = sample(LETTERS[1:5], n, TRUE), day = as.character(as.Date("2024-02-27") + sample(0:4, n, TRUE)))
 sizes <- 2:7
 for (J in sizes) frame[[paste0("o", J)]] <- paste0("l", sample(c(1:J, sample(J, n - J, TRUE)), n))
 gap <- function(x, i) { x[i] <- NA; x }
@@ -34,7 +34,8 @@ formulas <- c(
   "y ~ x + (1 | f_:h)",
   # The rest of the language
   sprintf("y ~ %s + (1 | g)", c("factor(k)*x", "a/x", "a %in% flag", "x + I(x^2)", "log(z, base = 2)", "poly(x, 2):a", "0 + x + a",
-    "x + a:o2:flag", "offset(z) + offset(log(z)) + x")),
+    "x + a:o2:flag", "offset(z) + offset(log(z)) + x",
+    "round(t, 1)", "round(t, digits = 2)", "round(t)", "round(100*t, -1)", "scale(x, center = F)", "scale(z, T, F)")),
   sprintf("y ~ x + %s", c("(1 | h/k)", "(x | h/flag)", "(1 | day)", "(a || g)", "(1 | k:h)", "(poly(x, 2) | g)")))
 probe <- function(M) as.vector(as.matrix(M) %*% sin(seq_len(ncol(M))))
 control <- lmerControl(check.nobs.vs.nRE = "ignore", check.nobs.vs.rankZ = "ignore", check.rankX = "ignore")
