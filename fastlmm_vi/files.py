@@ -25,6 +25,8 @@ def load(path: str | Path) -> Fit | MixedFit:
 
     Raises
     ------
+    FileNotFoundError
+        If there is no file.
     ValueError
         If the file is no such fit.
 
@@ -39,6 +41,8 @@ def load(path: str | Path) -> Fit | MixedFit:
     >>> again.loglik == fit.loglik
     True
     """
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path} does not exist: give the path that Fit.save or MixedFit.save returned.")
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is not a fit written by Fit.save or MixedFit.save.")
     with np.load(Path(path), allow_pickle=False) as archive:

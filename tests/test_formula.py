@@ -100,22 +100,26 @@ ERRORS = {
     "y ~ x - (1 | g)": "in parentheses",
     "y ~ !flag + (1 | g)": r"! before it goes in I\(…\)",
     "y ~ (x | g | h)": "in parentheses",
-    "y ~ (1 | g) + (1 | g)": r"random term \(1 \| g\) is given twice",
-    "y ~ (1 | a:b) + (1 | b:a)": "given twice",
-    "y ~ (x + z | g) + (z + x | g)": "given twice",
-    "y ~ (1 | a/b) + (1 | a)": r"\(1 \| a\) is given twice",
-    "y ~ (x || g) + (1 | g)": r"\(1 \| g\) is given twice",
+    "y ~ (1 | g) + (1 | g)": r"\(1 \| g\) and \(1 \| g\) both let the intercept vary by g",
+    "y ~ (x | g) + (z | g)": r"\(x \| g\) and \(z \| g\) both let the intercept vary by g.*cannot be told apart.*0 \+",
+    "y ~ (x | g) + (0 + x | g)": r"\(x \| g\) and \(0 \+ x \| g\) both let x vary by g",
+    "y ~ (x || g) + (0 + z:x | g) + (0 + x:z | g)": "both let x:z vary by g",
+    "y ~ (0 + a | g) + (x + log(x) + a - 1 | g)": "both let a vary by g",
+    "y ~ (1 | a:b) + (1 | b:a)": r"\(1 \| a:b\) and \(1 \| b:a\) both let the intercept vary by a:b",
+    "y ~ (x + z | g) + (z + x | g)": "both let the intercept vary by g",
+    "y ~ (1 | a/b) + (1 | a)": r"intercept vary by a: .*\(… \| a/b\) holds \(… \| a\)",
+    "y ~ (x || g) + (1 | g)": r"\(1 \| g\) and \(1 \| g\) both let",
     "y ~ (0 | g)": "no random effect on the left: write 1",
     "y ~ (x - x - 1 || g)": "no random effect on the left",
     "y ~ (x + offset(z) | g)": "no random effect on the left: an offset belongs",
     "y ~ (offset(z) + x || g)": "an offset belongs in the fixed part",
     "y ~ (1 | a + b)": r"a \+ b is no grouping factor.*\(… \| a:b\)",
     "y ~ (1 | a*b)": "no grouping factor",
-    "y ~ (1 | 1)": "1 is no grouping factor",
+    "y ~ (1 | 1)": "1 is no grouping factor.* in `backticks`",
     "y ~ . + (1 | g)": "name them",
     "y ~ y + (1 | g)": "response y is also on the right",
     "log(y) ~ x + (log(y) | g)": r"response log\(y\) is also on the right",
-    "y ~ 2 + (1 | g)": r"2 is no term.*I\(…\)",
+    "y ~ 2 + (1 | g)": r"2 is no term.*I\(…\).*a column of that name in backticks: `2`",
     "y ~ 'x' + (1 | g)": '"x" is no term',
     "y ~ TRUE + (1 | g)": "TRUE is no term",
     "y ~ x/2 + (1 | g)": "2 is no term",
@@ -128,6 +132,7 @@ ERRORS = {
     "y ~ log(offset(z)) + (1 | g)": "an offset is added .* by itself",
     "y ~ np.log(x) + (1 | g)": r"np.log\(\) is not a function of formulas: did you mean log",
     "y ~ C(x) + (1 | g)": r"did you mean factor\(x\)",
+    "y ~ ordered(x) + (1 | g)": r"did you mean factor\(x, ordered = TRUE\)",
     "y ~ x.str.len() + (1 | g)": "is not a function of formulas",
     "foo(y) ~ x + (1 | g)": r"foo\(\) is not a function",
     "y ~ (Scale(x) | g)": "did you mean scale",
@@ -160,6 +165,13 @@ def test_fixed_terms_expand_as_in_r(text):
 def test_left_sides_expand_like_the_fixed_part(text):
     basis = parse(f"y ~ ({text} | g)").random[0].basis
     assert (basis.intercept, list(basis.labels)) == FIXED[text]
+
+
+@pytest.mark.parametrize(
+    "text", ["(1 | g) + (0 + x | g)", "(x || g)", "(0 + a | g) + (0 + a:x | g)", "(x | g) + (x | h) + (x | g:h)"]
+)
+def test_different_effects_of_a_factor_may_be_in_several_terms(text):
+    assert len(parse(f"y ~ {text}").random) == text.count("(") + text.count("||")
 
 
 @pytest.mark.parametrize("text", ERRORS)

@@ -16,7 +16,7 @@ RANKS = [
     {"errors", "summary", "threads", "progress", "canvas"},
     {"result", "tables"},
     {"grouped.expression", "grouped.factor"},
-    {"grouped.functions", "grouped.columns"},
+    {"grouped.functions", "grouped.columns", "grouped.contrasts"},
     {"grouped.term_list"},
     {"grouped.formula", "grouped.coding"},
     {"grouped.variables"},

@@ -49,6 +49,13 @@ def test_to_frame_has_brms_names(fit):
     np.testing.assert_allclose(table.loc["cor_g__Intercept__x", "estimate"], correlation, rtol=1e-12)
 
 
+def test_levels_are_named_as_by_r(frame):
+    numbered = fl.lmm("y ~ x + (1 | k)", frame.assign(k=np.arange(240) % 3 / 2))
+    assert list(numbered.to_frame().index[-3:]) == ["r_k[0,Intercept]", "r_k[0.5,Intercept]", "r_k[1,Intercept]"]
+    logical = fl.lmm("y ~ x + (1 | flag)", frame.assign(flag=frame["x"] > 0.5))
+    assert list(logical.to_frame().index[-2:]) == ["r_flag[FALSE,Intercept]", "r_flag[TRUE,Intercept]"]
+
+
 def test_several_terms_on_one_factor_and_nested_names():
     frame = make().assign(h=lambda d: d["g"].str[:2])
     fit = fl.lmm("y ~ x + (x || g)", frame)
@@ -107,6 +114,17 @@ def test_predictions_of_the_data_and_of_other_rows(fit, frame):
     np.testing.assert_allclose(predicted, expected, rtol=1e-12)
     average = fit.predict(new.drop(columns="g"), random_effects=False)
     np.testing.assert_allclose(average, fit.fixed_effects.iloc[0] + [0.0, fit.fixed_effects["x"]], rtol=1e-12)
+
+
+def test_no_rows_have_no_predictions(fit, frame):
+    for random_effects in (True, False):
+        means = fit.predict(frame.iloc[:0], random_effects=random_effects)
+        assert isinstance(means, pd.Series)
+        assert (len(means), means.dtype, means.name) == (0, np.float64, "mean")
+        table = fit.predict(frame.iloc[:0], interval="confidence", random_effects=random_effects)
+        assert table.shape == (0, 3)
+        assert list(table.columns) == ["mean", "lower", "upper"]
+    assert fit.predict({"x": [], "g": []}, interval="prediction").empty
 
 
 def test_intervals_against_the_dense_twin(fit, frame):
@@ -420,25 +438,83 @@ def test_pickling_and_copies(fit):
 @pytest.mark.parametrize("weighted", [False, True])
 def test_a_fit_read_back_does_the_same(frame, weighted, tmp_path):
     data = frame.assign(h=pd.Categorical(frame["g"].str[:2], ["g3", "g2", "g1", "g0"]), w=np.arange(240) % 3 + 1.0)
-    data.loc[[5, 9], "x"] = np.nan
+    data[["u", "v"]] = np.random.default_rng(1).normal(size=(240, 2))
+    data.loc[5, "x"] = np.nan
+    data.loc[9, "y"] = np.nan  # its x, u and v count for poly(), bs() and scale()
     given = {"weights": "w"} if weighted else {}
-    fit = fl.lmm("y ~ poly(x, 2) + h + (x | g)", data.sample(frac=1.0, random_state=1), missing="drop", **given)
+    formula = "y ~ poly(x, 2) + bs(u, df=4) + scale(v, center=2) + h + (x | g)"
+    fit = fl.lmm(formula, data.sample(frac=1.0, random_state=1), missing="drop", **given)
     again = fl.load(fit.save(tmp_path / "fit.npz"))
     assert again.summary() == fit.summary()
     assert "Rows with missing values left out: 2." in again.summary()
     pd.testing.assert_frame_equal(again.to_frame(), fit.to_frame())
     pd.testing.assert_frame_equal(again.trace, fit.trace)
-    new = pd.DataFrame({"x": [1.0, 0.5], "g": ["g01", "g20"], "h": ["g0", "g2"]})
+    new = pd.DataFrame({"x": [1.0, 0.5], "u": 0.1, "v": -1.0, "g": ["g01", "g20"], "h": ["g0", "g2"]})
     pd.testing.assert_frame_equal(again.predict(new, interval="prediction"), fit.predict(new, interval="prediction"))
     pd.testing.assert_series_equal(again.fitted_values, fit.fitted_values)
     array = fl.lmm("y ~ x + (1 | g)", frame, weights=np.full(240, 2.0))
     assert fl.load(array.save(tmp_path / "array.npz")).criterion == array.criterion
 
 
+def test_ordered_factors_are_read_back_as_such(frame, tmp_path):
+    steps = pd.Categorical.from_codes(np.arange(240) % 3, ["low", "middle", "high"], ordered=True)
+    fit = fl.lmm("y ~ o + (1 | g)", frame.assign(o=steps))
+    assert list(fit.fixed_names) == ["(Intercept)", "o.L", "o.Q"]
+    again = fl.load(fit.save(tmp_path / "fit.npz"))
+    pd.testing.assert_series_equal(again.fixed_effects, fit.fixed_effects)
+
+
+LABELS = np.arange(240) % 5
+DAYS = pd.date_range("2024-03-29", periods=5)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        DAYS[LABELS],
+        DAYS.tz_localize("Europe/Berlin")[LABELS],  # summer time begins among them
+        pd.DatetimeIndex(DAYS).tz_localize("UTC")[LABELS],
+        pd.Categorical(DAYS.tz_localize("+02:00")[LABELS]),
+        pd.to_timedelta(LABELS, unit="h"),
+        LABELS > 1,
+        (LABELS > 1).astype(object),
+        LABELS.astype(object),
+        LABELS / 2,
+        pd.array(LABELS, dtype="Int64"),
+        pd.array(LABELS / 2, dtype="Float64"),
+        pd.array(LABELS > 1, dtype="boolean"),
+        pd.array(LABELS.astype(str), dtype="string"),
+        np.array(list("ä b'c")).astype(object)[LABELS],
+    ],
+    ids=lambda labels: f"{type(labels).__name__}-{labels.dtype}",
+)
+def test_groups_and_indexes_of_every_kind_are_read_back(frame, labels, tmp_path):
+    data = frame.assign(k=labels).set_axis(pd.Index(labels, name="of rows"))
+    fit = fl.lmm("y ~ x + (1 | k)", data)
+    again = fl.load(fit.save(tmp_path / "fit.npz"))
+    assert again.data.design.terms[0].factor.labels == fit.data.design.terms[0].factor.labels
+    pd.testing.assert_frame_equal(again.to_frame(), fit.to_frame())
+    assert list(again.fitted_values.index) == list(fit.fitted_values.index)
+    assert again.fitted_values.index.name == "of rows"
+    pd.testing.assert_series_equal(again.predict(data.head(7)), fit.predict(data.head(7)))
+
+
+def test_indexes_of_several_levels_are_read_back(frame, tmp_path):
+    zoned = DAYS.tz_localize("Asia/Tokyo")[LABELS]
+    steps = pd.Categorical.from_codes(LABELS, list("abcde"), ordered=True)
+    data = frame.set_axis(pd.MultiIndex.from_arrays([np.arange(240), zoned, steps], names=["row", None, 3]))
+    fit = fl.lmm("y ~ x + (1 | g)", data)
+    again = fl.load(fit.save(tmp_path / "fit.npz"))
+    pd.testing.assert_series_equal(again.fitted_values, fit.fitted_values)
+
+
 def test_files_refuse_what_they_cannot_keep(frame, tmp_path):
     odd = frame.assign(g=[(label,) for label in frame["g"]])
     with pytest.raises(fl.DataError, match="column 'g' holds objects"):
         fl.lmm("y ~ x + (1 | g)", odd).save(tmp_path / "odd.npz")
+    months = frame.set_axis(pd.period_range("2000-01", periods=240, freq="M"))
+    with pytest.raises(fl.DataError, match=r"the index of data holds objects.*: turn them into numbers or text"):
+        fl.lmm("y ~ x + (1 | g)", months).save(tmp_path / "odd.npz")
 
 
 def test_progress_is_shown_where_asked_for(frame, capsys):

@@ -15,6 +15,7 @@ from problems import REFERENCES, SHARED, needs_references
 
 from fastlmm_vi import FormulaError
 from fastlmm_vi.errors import DataError
+from fastlmm_vi.grouped.contrasts import polynomials
 from fastlmm_vi.grouped.model_frame import build
 
 SMALL = pd.DataFrame(
@@ -43,6 +44,7 @@ def table(n=60, seed=0):
             "my col": rng.normal(size=n),
             "g": rng.permutation(np.resize(np.arange(8), n)),
             "h": rng.permutation(np.resize(list("ABCDE"), n)),
+            "o": pd.Categorical(rng.permutation(np.resize(list("low"), n)), list("low"), ordered=True),
         },
         index=[f"row {i}" for i in range(n)],
     )
@@ -205,7 +207,20 @@ def test_nested_groups_are_named_and_ordered_as_in_lme4():
         (pd.array([3, 1, 2], dtype="Int64"), [1, 2, 3], "123"),
         (pd.array(["z", "x", "y"], dtype="string"), ["x", "y", "z"], "xyz"),
         (np.array(["z", "x", "y"], dtype=object), ["x", "y", "z"], "xyz"),
-        (pd.date_range("2020-01-01", periods=3), list(pd.date_range("2020-01-01", periods=3)), None),
+        (
+            pd.date_range("2020-01-01", periods=3),
+            list(pd.date_range("2020-01-01", periods=3)),
+            ["2020-01-01", "2020-01-02", "2020-01-03"],
+        ),
+        (
+            pd.date_range("2020-01-01", periods=3, freq="12h"),
+            list(pd.date_range("2020-01-01", periods=3, freq="12h")),
+            ["2020-01-01 00:00:00", "2020-01-01 12:00:00", "2020-01-02 00:00:00"],
+        ),
+        ([True, False, True], [False, True], ["FALSE", "TRUE"]),
+        (np.array([True, False, True], dtype=object), [False, True], ["FALSE", "TRUE"]),
+        (pd.array([True, False, True], dtype="boolean"), [False, True], ["FALSE", "TRUE"]),
+        (pd.Categorical([True, False, True], [True, False]), [True, False], ["TRUE", "FALSE"]),
         ([2**63 + 5, 2**63 + 1, 2**63 + 3], [2**63 + 1, 2**63 + 3, 2**63 + 5], None),
     ],
 )
@@ -217,6 +232,7 @@ def test_levels_have_the_order_of_the_categorical_or_else_are_sorted(labels, lev
     assert list(factor.levels) == levels
     assert list(factor.levels[factor.codes]) == list(data["f"])
     if names is not None:
+        assert factor.labels == list(names)
         assert build("y ~ 0 + factor(f) + (1 | g)", data).fixed_names == tuple(f"factor(f){name}" for name in names)
 
 
@@ -232,6 +248,30 @@ def test_unused_levels_are_dropped_and_counted():
     assert list(factor.levels) == list("ABCDE")
     assert list(factor.levels[factor.codes]) == list(TABLE["h"])
     assert design.unused_levels == {"a": 2, "h": 1}
+
+
+@pytest.mark.parametrize("size", [2, 3, 6, 40, 200])
+def test_polynomial_contrasts_are_orthonormal_and_of_their_degree(size):
+    Q = polynomials(size)
+    points = np.linspace(-1.0, 1.0, size)
+    np.testing.assert_allclose(Q.T @ Q, np.eye(size - 1), rtol=0, atol=1e-13)
+    np.testing.assert_allclose(Q.sum(axis=0), 0.0, rtol=0, atol=1e-12)
+    for degree in range(1, min(size, 12)):  # the least-squares polynomial of that degree is the column itself
+        fit = np.polynomial.Chebyshev.fit(points, Q[:, degree - 1], degree)
+        np.testing.assert_allclose(fit(points), Q[:, degree - 1], rtol=0, atol=1e-12)
+        assert fit.coef[-1] > 0.0
+
+
+def test_new_rows_of_an_ordered_factor_are_coded_by_the_scale_of_the_fit():
+    design = build("y ~ o*x + (o | g)", pd.concat([TABLE] * 2))
+    linear, square = [-(0.5**0.5), 0.0, 0.5**0.5], [6**-0.5, -2 * 6**-0.5, 6**-0.5]
+    expected = [[1.0, linear[k], square[k]] for k in (2, 0)]
+    for labels in (["w", "l"], pd.Categorical(["w", "l"]), pd.Categorical(["w", "l"], list("wl"), ordered=True)):
+        new = design.rows({"o": labels, "x": [0.0, 0.0], "g": [0, 1]})
+        np.testing.assert_allclose(new.X[:, :3], expected, rtol=0, atol=1e-15)
+        np.testing.assert_allclose(new.terms[0].basis, expected, rtol=0, atol=1e-15)
+    with pytest.raises(DataError, match=r"o has the level 'x', which the fit did not have.*Known are l, o, w"):
+        design.rows({"o": ["x"], "x": [0.0], "g": [0]})
 
 
 @pytest.mark.parametrize(
@@ -402,6 +442,20 @@ def test_every_kind_of_table_gives_the_same_design(convert):
     assert len(design.index) == 60
 
 
+@pytest.mark.parametrize("convert", [lambda frame: frame, lambda frame: dict(frame.items())], ids=["frame", "dict"])
+def test_columns_whose_names_are_no_text_go_by_their_text_in_backticks(convert):
+    renamed = {"x": 1, "a": 2020, "h": ("h", 0), "g": 3.5, "z": "5", "n": 5}
+    formula = "y ~ `1`*`2020` + `5` + (`1` | `3.5`) + (1 | `('h', 0)`)"
+    design = build(formula, convert(TABLE.rename(columns=renamed)), weights="5")
+    expected = build("y ~ x*a + z + (x | g) + (1 | h)", TABLE, weights="z")  # not n: text comes before numbers
+    np.testing.assert_array_equal(design.X, expected.X)
+    np.testing.assert_array_equal(design.weights, expected.weights)
+    names = ("(Intercept)", "`1`", "`2020`q", "`2020`r", "`5`", "`1`:`2020`q", "`1`:`2020`r")
+    assert design.fixed_names == names
+    assert [term.factor.name for term in design.terms] == ["3.5", "('h', 0)"]
+    np.testing.assert_array_equal(design.rows(convert(TABLE.rename(columns=renamed))).X, expected.X)
+
+
 def test_data_are_not_changed_and_not_shared():
     data = TABLE.copy()
     design = build("y ~ x + poly(z, 2) + offset(z) + (x | h) + (1 | g)", data, weights="z", missing="drop")
@@ -432,7 +486,7 @@ def test_missing_values_are_refused_by_column():
 def test_dropping_is_the_same_as_dropping_beforehand():
     data = with_gaps()
     kept = data.dropna(subset=["y", "x", "h"])
-    formula = "y ~ scale(x) + poly(z, 2) + (x | h) + (1 | g)"
+    formula = "y ~ x + factor(n)*a + I(z^2) + (x | h) + (1 | g)"
     weights = np.arange(1.0, 61.0)
     design = build(formula, data, missing="drop", weights=weights)
     expected = build(formula, kept, weights=weights[~data[["y", "x", "h"]].isna().any(axis=1)])
@@ -441,6 +495,28 @@ def test_dropping_is_the_same_as_dropping_beforehand():
     for field in ("y", "X", "weights"):
         np.testing.assert_array_equal(getattr(design, field), getattr(expected, field))
     np.testing.assert_array_equal(design.terms[0].factor.codes, expected.terms[0].factor.codes)
+
+
+def test_what_is_fitted_to_the_data_sees_all_rows_that_have_its_columns():
+    data = with_gaps()
+    design = build("scale(y) ~ scale(x) + I(center(z)^2) + (scale(x + z) | h)", data, missing="drop")
+    assert design.n_missing == 3
+    kept = data.dropna(subset=["y", "x", "h"])
+    both = data["x"] + data["z"]
+    np.testing.assert_allclose(design.y, (kept["y"] - data["y"].mean()) / data["y"].std(), rtol=1e-12)
+    np.testing.assert_allclose(design.X[:, 1], (kept["x"] - data["x"].mean()) / data["x"].std(), rtol=1e-12)
+    np.testing.assert_allclose(design.X[:, 2], (kept["z"] - data["z"].mean()) ** 2, rtol=1e-12)
+    np.testing.assert_allclose(design.terms[0].basis[:, 1], ((both - both.mean()) / both.std())[kept.index], rtol=1e-12)
+    new = design.rows(data.iloc[[0]])
+    np.testing.assert_allclose(new.X, design.X[:1], rtol=1e-15)
+
+
+def test_polynomials_are_fitted_where_their_own_column_is_there():
+    data = with_gaps()
+    design = build("y ~ poly(x, 2) + a + (1 | h)", data, missing="drop")
+    there = data.dropna(subset=["x"])
+    expected = pd.DataFrame(orthonormal(there["x"].to_numpy(), 2), index=there.index)
+    np.testing.assert_allclose(design.X[:, 1:3], expected.loc[design.index], rtol=0, atol=1e-14)
 
 
 def test_levels_of_dropped_rows_go_too():
@@ -472,6 +548,7 @@ def test_weights_by_name_by_array_and_missing():
         (np.full(60, np.inf), "positive, finite"),
         (["heavy"] * 60, "positive, finite"),
         ("Z", "'Z' is not a column of data: did you mean z"),
+        ("pi", "'pi' is not a column of data"),
         ("a", "positive, finite"),
         (pd.Series(np.ones(60)), "index is not that of data"),
     ],
@@ -517,6 +594,7 @@ REFUSED = {
     "y ~ x + (1 | muddle)": "muddle mixes labels that have no common order",
     "y ~ factor(a, levels = c('p', 'q')) + (1 | g)": r"levels are p, q, r; those not listed \(r\)",
     "y ~ relevel(a, ref = 's') + (1 | g)": "levels are p, q, r",
+    "y ~ relevel(o, ref = 'w') + (1 | g)": r"o is an ordered Categorical.*factor\(o, ordered = FALSE\)",
     "y ~ poly(n, 3) + (1 | g)": "degree 3",
     "y ~ poly(x, 0) + (1 | g)": "degree 0",
     "y ~ x + (1 | colon1:colon2)": "two combinations of labels read 'a:b:c'",
@@ -532,6 +610,7 @@ MALFORMED = {
     "y ~ scale(2) + (1 | g)": r"scale\(2\) is a constant",
     "y ~ c(1, 2) + (1 | g)": "is a constant",
     "y ~ factor(2) + (1 | g)": "2 cannot be a factor",
+    "y ~ factor(a, ordered = 2) + (1 | g)": "ordered has to be TRUE or FALSE",
     "y ~ factor(poly(x, 2)) + (1 | g)": "cannot be a factor",
     "y ~ I(poly(x, 2)^2) + (1 | g)": "cannot be calculated with",
     "y ~ log('x') + (1 | g)": "cannot be calculated with",
@@ -579,6 +658,12 @@ def test_expressions_without_meaning_are_refused(formula):
         ({"y": [1.0, 2.0, 3.0], "g": 1}, r"data\['g'\] is not a column"),
         ({"y": pd.Series([1.0, 2.0, 3.0]), "g": pd.Series([1, 2, 1], index=[2, 1, 0])}, "indexes differ"),
         (pd.concat([TABLE, TABLE[["g"]]], axis=1), "more than one column called 'g'"),
+        (
+            TABLE[["y", "x", "a"]].set_axis(["y", 1, True], axis=1),
+            r"'g' is not a column of data: It has y, `1`, True\.",
+        ),
+        (TABLE[["y", "g", "x"]].set_axis(["y", ("g",), "('g',)"], axis=1), r"It has y, `\('g',\)`\."),
+        (pd.concat({"u": TABLE[["y", "g"]]}, axis=1), r"'y' is not a column of data: It has `\('u', 'y'\)`, "),
         (np.ones((3, 2)), "data is a ndarray, not a table"),
         (None, "data is a NoneType"),
         (TABLE.assign(y=np.nan), "60 of 60 rows have missing values, in y .60.: fill them in"),
@@ -587,6 +672,55 @@ def test_expressions_without_meaning_are_refused(formula):
 def test_what_is_no_table_is_refused(data, message):
     with pytest.raises(DataError, match=message):
         build("y ~ 1 + (1 | g)", data, missing="drop")
+
+
+def test_columns_that_read_the_same_are_refused():
+    data = TABLE[["y", "g", "x", "n"]].set_axis(["y", "g", 1, np.datetime64("2020", "Y")], axis=1)
+    data = pd.concat([data, data[[1]]], axis=1)
+    with pytest.raises(DataError, match="more than one column called '1'"):
+        build("y ~ `1` + (1 | g)", data)
+
+
+@pytest.mark.parametrize(
+    ("formula", "name"),
+    [
+        ("y ~ Intercept + (1 | g)", "Intercept"),
+        ("y ~ x + (Intercept | g)", "Intercept"),
+        ("y ~ x + (1 | g) + (0 + Intercept | g)", "Intercept"),
+        ("y ~ Int + (1 | g)", "Intercept"),
+        ("y ~ a + aq + (1 | g)", "aq"),
+        ("y ~ 0 + x + (0 + a + aq | g)", "aq"),
+    ],
+)
+def test_two_effects_of_one_name_are_refused(formula, name):
+    data = TABLE.assign(Intercept=TABLE["x"], Int=np.resize(["", "ercept"], 60), aq=TABLE["z"])
+    with pytest.raises(DataError, match=rf"[Tt]wo effects .* called {name}.*rename"):
+        build(formula, data)
+
+
+@pytest.mark.parametrize(
+    ("random", "message"),
+    [
+        ("(1 | g) + (1 | s)", r"g and s group the rows alike.* variances of \(Intercept\) .*\(1 \| s\)"),
+        ("(1 | g/s)", "s:g and g group"),
+        ("(1 | g) + (1 | factor(g))", r"g and factor\(g\) group"),
+        ("(1 | h) + (x | g) + (0 + x + z | s)", r"g and s group .* variances of x cannot .*\(0 \+ x \+ z \| s\)"),
+    ],
+)
+def test_one_grouping_by_two_names_is_refused(random, message):
+    with pytest.raises(DataError, match=message):
+        build(f"y ~ x + {random}", TABLE.assign(s=["s" + str(9 - i) for i in TABLE["g"]]))
+
+
+def test_one_grouping_by_two_names_may_have_different_effects():
+    data = TABLE.assign(s=-TABLE["g"], k=np.arange(60) % 8)  # k has as many levels as g
+    assert len(build("y ~ x + (1 | g) + (0 + x | s) + (1 | k)", data).terms) == 3
+
+
+def test_a_column_may_be_called_intercept_where_there_is_none():
+    data = TABLE.assign(Intercept=TABLE["x"])
+    assert build("y ~ 0 + Intercept + (1 | g)", data).fixed_names == ("Intercept",)
+    assert len(build("y ~ x + (0 + Intercept | g) + (1 | h)", data).terms) == 2
 
 
 def test_options_that_are_none_are_refused():
@@ -605,6 +739,7 @@ def test_what_lme4_allows_is_allowed():
     assert set(build("flag ~ 1 + (1 | g)", TABLE).y) == {0.0, 1.0}
     assert set(build("y ~ 1 + (1 | g)", TABLE.assign(y=pd.Categorical([True] * 60))).y) == {1.0}
     assert build("y ~ x + I(2*x) + (1 | g)", TABLE).X.shape == (60, 3)  # the caller drops what depends on the rest
+    assert build("y ~ T + (1 | g)", TABLE.assign(T=TABLE["x"])).fixed_names == ("(Intercept)", "T")
     assert build("y ~ pi + (1 | g)", TABLE.assign(pi=TABLE["x"])).fixed_names == ("(Intercept)", "pi")
 
 
@@ -620,16 +755,19 @@ def test_plain_formulas_do_without_formulaic_and_others_say_so(monkeypatch):
 # New rows
 
 RICH = (
-    "log(z) ~ a*x + flag + relevel(a, ref = 'q'):n + poly(x, 2) + I(scale(x)^2) + bs(x, df = 4) + offset(n) "
-    "+ (a + x || h/b) + (1 | g)"
+    "log(z) ~ a*x + flag + relevel(a, ref = 'q'):n + poly(x, 2) + I(scale(x)^2) + bs(x, df = 4) + offset(n) + o "
+    "+ (a + x || h/b) + (o | g)"
 )
+
+
+RICH_DATA = pd.concat([TABLE] * 3)
 
 
 @pytest.mark.parametrize(
     "formula", [RICH, "y ~ 1 + (1 | g)", "y ~ 0 + (0 + a | factor(n))", "y ~ x + (1 | interaction(a, b))"]
 )
 def test_the_rows_of_the_fit_are_coded_as_in_the_fit(formula):
-    data = pd.concat([TABLE] * 3)
+    data = RICH_DATA
     design = build(formula, data)
     new = design.rows(data.drop(columns=[c for c in ("y", "z") if f"{c} ~" in formula or f"log({c}) ~" in formula]))
     np.testing.assert_array_equal(new.X, design.X)
@@ -641,7 +779,7 @@ def test_the_rows_of_the_fit_are_coded_as_in_the_fit(formula):
 
 
 def test_few_new_rows_keep_the_state_and_the_levels_of_the_fit():
-    data = pd.concat([TABLE] * 3)
+    data = RICH_DATA
     design = build(RICH, data)
     for i in (0, 11, 42):
         new = design.rows(data.iloc[i : i + 1])
@@ -696,13 +834,31 @@ def test_new_rows_that_cannot_be_coded_are_refused(changes, message):
 
 
 def test_a_lacking_column_is_named():
-    design = build("y ~ a + x + (1 | g)", TABLE)
-    with pytest.raises(DataError, match="'g' is not a column"):
-        design.rows(TABLE[["a", "x"]])
+    design = build("y ~ a + x + (x | g) + (0 + z | b:h)", TABLE)
+    for lost in ("a", "x"):
+        with pytest.raises(DataError, match=f"'{lost}' is not a column of data: [^:]*$"):
+            design.rows(TABLE.drop(columns=lost))
+    for lost in ("g", "z", "b"):
+        with pytest.raises(DataError, match=f"'{lost}' is not a column.* random_effects=False"):
+            design.rows(TABLE.drop(columns=lost))
+    assert design.rows(TABLE[["a", "x"]], random=False).X.shape == (60, 4)
+
+
+@pytest.mark.parametrize("none", [RICH_DATA.iloc[:0], dict.fromkeys(RICH_DATA, ())], ids=["frame", "lists"])
+@pytest.mark.parametrize("random", [True, False])
+def test_no_new_rows_are_no_rows(none, random):
+    design = build(RICH, RICH_DATA)
+    new = design.rows(none, random=random)
+    assert new.X.shape == (0, design.X.shape[1])
+    assert len(new.index) == 0
+    assert [term.basis.shape for term in new.terms] == [(0, len(term.names)) for term in design.terms if random]
+    assert [term.codes.size for term in new.terms] == [0 for term in design.terms if random]
+    with pytest.raises(DataError, match="'flag' is not a column"):
+        design.rows({name: () for name in RICH_DATA if name != "flag"})
 
 
 def test_a_design_survives_pickling():
-    design = build(RICH, pd.concat([TABLE] * 3))
+    design = build(RICH, RICH_DATA)
     again = pickle.loads(pickle.dumps(design))
     np.testing.assert_array_equal(again.rows(TABLE).X, design.rows(TABLE).X)
 

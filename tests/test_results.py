@@ -88,6 +88,8 @@ def test_what_is_not_a_saved_fit_is_said_so(tmp_path):
     for name in ("a", "b"):
         with pytest.raises(ValueError, match=r"Fit\.save"):
             fl.load(tmp_path / f"{name}.npz")
+    with pytest.raises(FileNotFoundError, match=r"c\.npz does not exist"):
+        fl.load(tmp_path / "c.npz")
 
 
 def test_unfitted_attributes_say_so():

@@ -1,9 +1,8 @@
-"""R's model matrix: treatment contrasts, or dummies for all levels where a margin is missing; columns named as in R.
+"""R's model matrix: contrasts of factors, or dummies for all levels where a margin is missing; columns named as in R.
 
 The rules are those of `terms` and `model.matrix`, which go by Chambers and Hastie (1992), Statistical Models in S, p. 38:
 a factor in a term is coded by contrasts if what the term is without it lies within an earlier term, or is the intercept;
-by one column for each level otherwise. Without an intercept, the first factor of all has a column for each level. Ordered
-factors are coded like unordered ones.
+by one column for each level otherwise. Without an intercept, the first factor of all has a column for each level.
 """
 
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from itertools import product
 import numpy as np
 
 from ..result import Array
+from .contrasts import contrasts, dummies
 from .expression import Expression, deparse
 from .factor import Factor
 from .term_list import TermList
@@ -26,8 +26,8 @@ def model_matrix(terms: TermList, values: Mapping[Expression, Array | Factor], n
     written = [deparse(variable) for variable in terms.variables]
     blocks = [np.ones((n, 1))] if terms.intercept else []
     names = ["(Intercept)"] if terms.intercept else []
-    for term, dummies in zip(terms.products, _dummies(terms, variables), strict=True):
-        parts = [_columns(variables[i], written[i], full) for i, full in zip(term, dummies, strict=True)]
+    for term, coded in zip(terms.products, _full(terms, variables), strict=True):
+        parts = [_columns(variables[i], written[i], full) for i, full in zip(term, coded, strict=True)]
         block = parts[0][0]
         for columns, _ in parts[1:]:
             block = (columns[:, :, None] * block[:, None, :]).reshape(n, -1)
@@ -39,7 +39,7 @@ def model_matrix(terms: TermList, values: Mapping[Expression, Array | Factor], n
     return X, tuple(names)
 
 
-def _dummies(terms: TermList, variables: list[Array | Factor]) -> list[list[bool]]:
+def _full(terms: TermList, variables: list[Array | Factor]) -> list[list[bool]]:
     """Whether each variable of each term has, where it is a factor, a column for every level."""
     within = [frozenset(term) for term in terms.products]
     coded = []
@@ -58,9 +58,8 @@ def _dummies(terms: TermList, variables: list[Array | Factor]) -> list[list[bool
 def _columns(value: Array | Factor, written: str, full: bool) -> tuple[Array, list[str]]:
     """Columns of one variable (n, k) and their names."""
     if isinstance(value, Factor):
-        start = 0 if full else 1
-        levels = np.arange(start, len(value.levels))
-        return (value.codes[:, None] == levels).astype(np.float64), [written + text for text in value.labels[start:]]
+        coded, suffixes = dummies(value) if full else contrasts(value)
+        return coded[value.codes], [written + suffix for suffix in suffixes]
     if value.ndim == 1:
         return value[:, None], [written]
     k = value.shape[1]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..result import Array
+from .expression import Name, deparse
 from .factor import Factor, encode, listed
 
 Logical = NDArray[np.bool_]
@@ -80,23 +81,22 @@ class Columns:
 def take(data: Any, names: Iterable[str], optional: Iterable[str] = ()) -> tuple[dict[str, "pd.Series[Any]"], pd.Index]:
     """Return the named columns of a table and its index; of the optional names those it has.
 
+    A column whose name is no text goes by what `str` makes of it.
+
     Raises
     ------
     DataError
-        If `data` is no table, has no rows, or has no such column, or more than one.
+        If `data` is no table, or has no such column, or more than one.
     """
-    frame = _as_frame(data)
-    wanted = [*names, *(name for name in optional if name in frame.columns)]
+    frame = as_frame(data)
+    places = _places(frame.columns)
     series = {}
-    for name in wanted:
-        if name not in frame.columns:
-            raise DataError(_no_column(name, [str(column) for column in frame.columns]))
-        column = frame[name]
-        if column.ndim != 1:
+    for name in [*names, *(name for name in optional if name in places)]:
+        if name not in places:
+            raise DataError(_no_column(name, list(places)))
+        if len(places[name]) > 1:
             raise DataError(f"data has more than one column called {name!r}: rename or drop one.")
-        series[name] = column
-    if not len(frame):
-        raise DataError("data has no rows: give at least one observation per parameter.")
+        series[name] = frame.iloc[:, places[name][0]]
     return series, frame.index
 
 
@@ -111,15 +111,35 @@ def missing_rows(series: Mapping[str, "pd.Series[Any]"]) -> tuple[Logical | None
     return rows, f"{rows.sum()} of {rows.size} rows have missing values, in {listed}"
 
 
+def leave_out(series: Mapping[str, "pd.Series[Any]"], index: pd.Index, rows: Logical | None) -> Columns:
+    """Return the columns without these rows, (n,); None of them leaves all."""
+    if rows is None:
+        return Columns(series, index)
+    return Columns({name: column[~rows] for name, column in series.items()}, index[~rows])
+
+
+def _places(columns: pd.Index) -> dict[str, list[int]]:
+    """Where the columns of every name are; one whose name is no text goes by its text, unless that is another's name."""
+    places: dict[str, list[int]] = {}
+    for i, column in enumerate(columns):
+        if isinstance(column, str):
+            places.setdefault(column, []).append(i)
+    names = set(places)
+    for i, column in enumerate(columns):
+        if not isinstance(column, str) and str(column) not in names:
+            places.setdefault(str(column), []).append(i)
+    return places
+
+
 def _no_column(name: str, known: list[str]) -> str:
-    by_case = {column.lower(): column for column in known}
+    by_case = {column.lower(): deparse(Name(column)) for column in known}
     near = difflib.get_close_matches(name.lower(), by_case, n=3)
     hint = f"did you mean {' or '.join(by_case[column] for column in near)}? " if near else ""
-    return f"{name!r} is not a column of data: {hint}It has {listed(known, 20)}."
+    return f"{name!r} is not a column of data: {hint}It has {listed([deparse(Name(column)) for column in known], 20)}."
 
 
-def _as_frame(data: Any) -> pd.DataFrame:
-    """DataFrame of any table; a DataFrame itself, without a copy."""
+def as_frame(data: Any) -> pd.DataFrame:
+    """Return a DataFrame of any table; a DataFrame itself, without a copy."""
     if isinstance(data, pd.DataFrame):
         return data
     if isinstance(data, Mapping):

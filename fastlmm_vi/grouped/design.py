@@ -1,7 +1,7 @@
 """What the grouped model is fitted to, and how new data are coded like it."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ import pandas as pd
 from ..errors import DataError
 from ..result import Array
 from .coding import model_matrix
-from .columns import Columns, missing_rows
+from .columns import Columns, as_frame, missing_rows
 from .expression import Expression, deparse
 from .factor import Codes, Factor, listed
 from .formula import Formula, parse
@@ -63,7 +63,7 @@ class GroupedDesign:
     y, response : ndarray (N,), str
         The response and its name as R deparses it: "Reaction", "log(rt)".
     X, fixed_names : ndarray (N, p), tuple of str (p,)
-        The fixed part, C order, with treatment contrasts of all factors, ordered ones too, and R's names.
+        The fixed part, C order, and R's names of its columns.
     terms : tuple of Term
         As in the formula.
     offset, weights : ndarray (N,) or None
@@ -77,6 +77,8 @@ class GroupedDesign:
         Of the data, those used, as they came.
     weights_name : str or None
         Which of them holds the weights.
+    state : dict
+        What scale(), center(), poly() and bs() found in the data, rows that miss other values included.
     """
 
     formula: str
@@ -92,8 +94,8 @@ class GroupedDesign:
     unused_levels: dict[str, int]
     columns: Mapping[str, "pd.Series[Any]"] = field(repr=False)
     weights_name: str | None
-    _levels: Mapping[Expression, pd.Index | None] = field(repr=False)  # of each variable; None for numbers
-    _state: State = field(repr=False)
+    state: State = field(repr=False)
+    _factors: Mapping[Expression, Factor | None] = field(repr=False)  # of each variable; None for numbers
 
     def rows(self, data: Any, *, random: bool = True) -> NewRows:
         """Code new data as the fit was coded; neither the response nor weights are looked at.
@@ -114,11 +116,14 @@ class GroupedDesign:
         parsed = parse(self.formula)
         terms = parsed.random if random else ()
         variables_used = [*parsed.fixed.variables, *(tree for term in terms for tree in term.basis.variables)]
-        series, index = read(data, [*variables_used, *parsed.offsets, *(term.group for term in terms)])
+        series, index = _read_new(parsed, data, [*variables_used, *(term.group for term in terms)])
+        if not len(index):
+            none = (NewTerm(fitted.basis[:0], fitted.factor.codes[:0]) for fitted in self.terms if random)
+            return NewRows(self.X[:0], 0.0, tuple(none), index)
         _, missing = missing_rows(series)
         if missing:
             raise DataError(f"{missing}: fill them in, or leave those rows out.")
-        variables = Variables(Columns(series, index), self._state)
+        variables = Variables(Columns(series, index), self.state, new=True)
         values = self._recoded(variables, variables_used)
         X, _ = model_matrix(parsed.fixed, values, len(index))
         new = []
@@ -132,22 +137,34 @@ class GroupedDesign:
         """Variables on new data, factors in the levels of the fit."""
         values: dict[Expression, Array | Factor] = {}
         for tree in trees:
-            value, levels = variables.variable(tree), self._levels[tree]
-            if isinstance(value, Factor) != (levels is not None):
-                was, now = ("labels", "numbers") if levels is not None else ("numbers", "labels")
+            value, fitted = variables.variable(tree), self._factors[tree]
+            if isinstance(value, Factor) != (fitted is not None):
+                was, now = ("labels", "numbers") if fitted is not None else ("numbers", "labels")
                 raise DataError(f"{deparse(tree)} holds {now} here and held {was} at the fit: convert the column.")
-            if isinstance(value, Factor) and levels is not None:
-                codes = value.recode(levels)
+            if isinstance(value, Factor) and fitted is not None:
+                codes = value.recode(fitted.levels)
                 if (codes < 0).any():
-                    known = Factor(value.name, levels, codes).labels
                     new = value.labels[value.codes[int((codes < 0).argmax())]]
                     raise DataError(
                         f"{deparse(tree)} has the level {new!r}, which the fit did not have: it has no coefficient. "
-                        f"Known are {listed(known, 20)}."
+                        f"Known are {listed(fitted.labels, 20)}."
                     )
-                value = Factor(value.name, levels, codes)
+                value = replace(fitted, codes=codes)
             values[tree] = value
         return values
+
+
+def _read_new(parsed: Formula, data: Any, trees: Iterable[Expression]) -> tuple[dict[str, "pd.Series[Any]"], pd.Index]:
+    """Columns of new data that expressions use; of one that random terms alone use, say how to do without."""
+    frame = as_frame(data)
+    fixed, _ = read(frame, [*parsed.fixed.variables, *parsed.offsets])
+    try:
+        series, index = read(frame, trees)
+    except DataError as lacking:
+        raise DataError(
+            f"{lacking} Random effects alone need it: the mean over all groups is random_effects=False."
+        ) from lacking
+    return fixed | series, index
 
 
 def offset_of(variables: Variables, parsed: Formula) -> Array | None:

@@ -1,7 +1,7 @@
 """Factors: labels as integer codes, in the order of a Categorical or else sorted."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,17 +24,22 @@ class Factor:
     levels : Index (J,)
         Labels that occur. In the order of a Categorical, else sorted; of an interaction "x:y", the first factor slowest.
     codes : ndarray (n,)
+    ordered : bool
+        Whether the levels are steps of a scale, as those of an ordered Categorical.
     """
 
     name: str
     levels: pd.Index
     codes: Codes
+    ordered: bool = False
 
     @property
     def labels(self) -> list[str]:
-        """Levels as R prints them, (J,): 1.0 is "1", True is "TRUE"."""
-        if self.levels.dtype == bool:
+        """Levels as R prints them, (J,): 1.0 is "1", True is "TRUE", a day has no time."""
+        if self.levels.inferred_type == "boolean":  # bool, the nullable boolean, or objects
             return ["TRUE" if level else "FALSE" for level in self.levels]
+        if self.levels.dtype.kind == "M":
+            return list(self.levels.astype(str))
         if self.levels.dtype.kind == "f":
             return [f"{level:.15g}" for level in self.levels]
         return [str(level) for level in self.levels]
@@ -60,7 +65,8 @@ def encode(values: Any, name: str) -> Factor:
         If labels cannot be sorted.
     """
     if isinstance(values, pd.Categorical):
-        return without_unused(Factor(name, values.categories, np.asarray(values.codes, dtype=np.intp)))
+        codes = np.asarray(values.codes, dtype=np.intp)
+        return without_unused(Factor(name, values.categories, codes, bool(values.ordered)))
     try:
         codes, levels = pd.factorize(values, sort=True)
     except TypeError as unordered:
@@ -76,7 +82,16 @@ def without_unused(factor: Factor) -> Factor:
     present = np.bincount(factor.codes, minlength=len(factor.levels)) > 0
     if present.all():
         return factor
-    return Factor(factor.name, factor.levels[present], (np.cumsum(present) - 1)[factor.codes])
+    return replace(factor, levels=factor.levels[present], codes=(np.cumsum(present) - 1)[factor.codes])
+
+
+def same_groups(one: Factor, other: Factor) -> bool:
+    """Whether two factors without unused levels differ in their labels only."""
+    if len(one.levels) != len(other.levels):
+        return False
+    partner = np.zeros(len(one.levels), dtype=np.intp)
+    partner[one.codes] = other.codes
+    return bool((partner[one.codes] == other.codes).all())
 
 
 def cross(factors: Sequence[Factor], name: str, separator: str = ":", *, first_slowest: bool = True) -> Factor:

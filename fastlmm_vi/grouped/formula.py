@@ -6,7 +6,7 @@ from functools import lru_cache, reduce
 
 from ..errors import FormulaError
 from . import functions
-from .expression import PRECEDENCE, PREFIX, Call, Expression, Name, deparse, number
+from .expression import PRECEDENCE, PREFIX, Call, Expression, Name, deparse, label, number
 from .expression import parse as parse_expression
 from .term_list import TermList, expand
 
@@ -77,7 +77,7 @@ def components(group: Expression) -> list[Expression]:
             return [group]
     raise FormulaError(
         f"(… | {deparse(group)}): {deparse(group)} is no grouping factor. Write one (… | group) for each factor, "
-        "(… | a:b) for their combinations, (… | a/b) for b within a."
+        "(… | a:b) for their combinations, (… | a/b) for b within a; the name of a column that is no word in `backticks`."
     )
 
 
@@ -151,10 +151,21 @@ def _nested(group: Expression) -> list[Expression]:
 
 
 def _check_twice(random: tuple[RandomTerm, ...]) -> None:
-    seen = set()
+    """Refuse an effect that varies by the same groups in two terms: only the sum of its variances would be determined."""
+    first: dict[tuple[frozenset[Expression], frozenset[Expression]], RandomTerm] = {}
     for term in random:
-        basis = frozenset(frozenset(term.basis.variables[i] for i in places) for places in term.basis.products)
-        key = (basis, term.basis.intercept, frozenset(components(term.group)))
-        if key in seen:
-            raise FormulaError(f"the random term ({term}) is given twice: remove one; (… | a/b) holds (… | a) already.")
-        seen.add(key)
+        groups = frozenset(components(term.group))
+        for effect, text in _effects(term.basis).items():
+            other = first.setdefault((effect, groups), term)
+            if other is not term:
+                raise FormulaError(
+                    f"({other}) and ({term}) both let {text} vary by {label(other.group)}: variances of one effect cannot be "
+                    "told apart. Take it out of one of them, the intercept by 0 + …; (… | a/b) holds (… | a) already."
+                )
+
+
+def _effects(basis: TermList) -> dict[frozenset[Expression], str]:
+    """What varies in a random term, and how a message calls it."""
+    terms = zip(basis.products, basis.labels, strict=True)
+    effects = {frozenset(basis.variables[i] for i in places): text for places, text in terms}
+    return {frozenset(): "the intercept", **effects} if basis.intercept else effects

@@ -3,9 +3,10 @@
 - Operators inside a function: `+ - * / ^ %% %/%`, `== != < > <= >=`, `& | !`. `^` is a power.
 - Of one number: abs, acos, asin, atan, ceiling, cos, cosh, exp, expm1, floor, log1p, log2, log10, sign, sin, sinh, sqrt,
   tan, tanh, trunc; also log(x, base), round(x, digits) and as.numeric(x).
-- Factors: factor(x, levels), as.factor(x), relevel(x, ref), interaction(a, b, …).
+- Factors: factor(x, levels, ordered), as.factor(x), relevel(x, ref), interaction(a, b, …).
 - Fitted to the data once and then kept: scale(x, center, scale), center(x), poly(x, degree, raw), bs(x, df, knots, degree).
-- I(x) is x; offset(x) a term without a coefficient; c(…) lists constants; pi, TRUE and FALSE are constants.
+- I(x) is x; offset(x) a term without a coefficient; c(…) lists constants; pi, TRUE and FALSE are constants,
+  T and F too where data have no such columns.
 """
 
 import difflib
@@ -26,6 +27,15 @@ Elementwise = Callable[..., Any]
 def _log(x: Any, base: float = np.e) -> Any:
     whole = {np.e: np.log, 2.0: np.log2, 10.0: np.log10}
     return whole[base](x) if base in whole else np.log(x) / np.log(base)
+
+
+def _round(x: Any, digits: float = 0.0) -> Any:
+    """R's: the nearer of the numbers with so many digits, as floating point has them; between two as near the even one."""
+    unit = 10.0 ** abs(digits)
+    below = np.floor(x * unit if digits > 0 else x / unit)
+    low, high = (n / unit if digits > 0 else n * unit for n in (below, below + 1.0))
+    up = (high - x < x - low) | ((high - x == x - low) & (below % 2 == 1))
+    return np.where(up, high, low)
 
 
 ELEMENTWISE: Mapping[str, Elementwise] = MappingProxyType(
@@ -52,7 +62,7 @@ ELEMENTWISE: Mapping[str, Elementwise] = MappingProxyType(
         "trunc": np.trunc,
         "as.numeric": np.positive,
         "offset": np.positive,
-        "round": lambda x, digits=0.0: np.round(x, int(digits)),
+        "round": _round,
         "log": _log,
     }
 )
@@ -79,7 +89,7 @@ PARAMETERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         **dict.fromkeys((*ELEMENTWISE, "I", "as.factor", "center"), ("x",)),
         "log": ("x", "base"),
         "round": ("x", "digits"),
-        "factor": ("x", "levels"),
+        "factor": ("x", "levels", "ordered"),
         "relevel": ("x", "ref"),
         "scale": ("x", "center", "scale"),
         "poly": ("x", "degree", "raw"),
@@ -89,6 +99,7 @@ PARAMETERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 VARIADIC = {"interaction", "c"}
 _INSTEAD = {
     "C": "factor(x)",
+    **dict.fromkeys(("ordered", "as.ordered"), "factor(x, ordered = TRUE)"),
     "Q": "the name in `backticks`",
     "ns": "bs(x, df = 4)",
     "cr": "bs(x, df = 4)",
@@ -132,7 +143,7 @@ def check_variable(tree: Expression) -> None:
 def transform(function: str, x: Array, settings: dict[str, Any], state: dict[str, Any], *, fitted: bool) -> Array:
     """Scale, center, poly or bs of x (n,) as formulaic has them: (n,) or (n, k).
 
-    `state` takes up what is found in x or, where `fitted`, holds what was found in the data of the fit.
+    `state` takes up what is found in x or, where `fitted`, holds what was found before.
 
     Raises
     ------

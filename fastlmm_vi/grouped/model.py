@@ -32,13 +32,17 @@ def lmm(
         names of coefficients.
     data : DataFrame
         pandas, polars, or a mapping of columns. Text, bool and categorical columns are factors, numbers are numbers: write
-        `factor(year)` for a factor. Ordered Categoricals have treatment contrasts too, where R has polynomials.
+        `factor(year)` for a factor. Levels have the order of a Categorical, else that of their labels, text by code point (B
+        before a; in R that depends on the language): the first is the reference, `relevel(f, ref="b")` takes another.
+        Ordered Categoricals, those of `pd.cut` among them, have polynomial contrasts as R's ordered factors, `o.L`, `o.Q`,
+        …; `factor(o, ordered=FALSE)` has treatment contrasts.
     method : {"reml", "ml"}, default "reml"
         Restricted or full maximum likelihood; the same optimum as `lmer(REML = TRUE / FALSE)`, to more digits.
     weights : column name or array (N,), optional
         Precisions: Var(ε_i) = σ² / w_i.
     missing : {"raise", "drop"}, default "raise"
-        "drop" leaves rows with missing values out, and the fit counts them; `scale` and `poly` see the rows that are left.
+        "drop" leaves rows with missing values out, and the fit counts them. As in R, `scale`, `center`, `poly` and `bs` look
+        at all rows in which their own columns have values (R's `poly` refuses missing ones).
     max_iter : int, default 200
     n_jobs : int or None
         Threads of the BLAS: None is 1, −1 all cores.

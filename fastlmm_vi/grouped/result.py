@@ -385,7 +385,7 @@ class MixedFit:
             sd = np.sqrt(np.einsum("vii->vi", self.random_effects_var[label]))
             index = [
                 f"r_{term.factor.name}[{level},{parameters.plain(x)}]"
-                for level in term.factor.levels
+                for level in term.factor.labels
                 for x in term.names
             ]
             tables.append(pd.DataFrame({"estimate": self.solution.effects[k].ravel(), "se": sd.ravel()}, index=index))

@@ -69,7 +69,10 @@ class _Expansion:
                 self.intercept = (value == 1.0) is self.adding
                 return []
             case Constant(_, text):
-                raise FormulaError(f"{text} is no term: only 0 and 1 are, for the intercept. Arithmetic goes in I(…).")
+                raise FormulaError(
+                    f"{text} is no term: only 0 and 1 are, for the intercept. Arithmetic goes in I(…), a column of that name "
+                    f"in backticks: `{text}`."
+                )
             case Call("(" | "+", (inner,)):
                 return self.terms(inner)
             case Call("+", (left, right)):

@@ -1,6 +1,6 @@
 """Expression + columns → values, with R's meaning of every function and operator; Python's eval is not asked."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,22 +10,40 @@ import pandas as pd
 from ..errors import DataError, FormulaError
 from ..result import Array
 from . import functions
-from .columns import Columns, Logical, take
+from .columns import Columns, Logical, leave_out, missing_rows, take
 from .expression import Call, Constant, Expression, Name, deparse, label, walk
 from .factor import Factor, cross, encode, listed
 from .formula import components
 
-CONSTANTS = {"pi": np.pi}
+CONSTANTS = {"pi": np.pi, "T": True, "F": False}  # unless columns have these names
 WHOLE = {"degree", "df", "digits"}
 
 State = dict[Expression, dict[str, Any]]
 Value = Array | Logical | Factor | float | str | tuple[Any, ...]
 
 
-def read(data: Any, trees: Iterable[Expression]) -> tuple[dict[str, "pd.Series[Any]"], pd.Index]:
-    """Return the columns of a table that expressions use, and its index."""
+def read(
+    data: Any, trees: Iterable[Expression], others: Iterable[str] = ()
+) -> tuple[dict[str, "pd.Series[Any]"], pd.Index]:
+    """Return the columns of a table that expressions use, and others by their names, and its index."""
     names = dict.fromkeys(node.id for tree in trees for node in walk(tree) if isinstance(node, Name))
-    return take(data, [name for name in names if name not in CONSTANTS], [name for name in names if name in CONSTANTS])
+    columns = [*(name for name in names if name not in CONSTANTS), *others]
+    return take(data, columns, [name for name in names if name in CONSTANTS])
+
+
+def learn(trees: Iterable[Expression], series: Mapping[str, "pd.Series[Any]"], index: pd.Index) -> State:
+    """Return what scale(), center(), poly() and bs() keep of the data, wherever they are called in expressions.
+
+    As in R, each looks at all rows in which its own columns have values, whatever the others miss. (R's poly() refuses
+    missing values.)
+    """
+    state: State = {}
+    for call in (node for tree in trees for node in reversed(list(walk(tree)))):  # from within
+        if isinstance(call, Call) and call.function in functions.STATEFUL and call not in state:
+            own = {node.id: series[node.id] for node in walk(call) if isinstance(node, Name) and node.id in series}
+            columns = leave_out(own, index, missing_rows(own)[0])
+            state[call] = Variables(columns, state).learned(call)
+    return state
 
 
 class Variables:
@@ -35,15 +53,16 @@ class Variables:
     ----------
     columns : Columns
         Complete rows.
-    state : dict, optional
-        That of a fit, so that scale(), poly() … are applied as fitted there. Without it they are fitted here, and
-        `self.state` takes up what they found.
+    state : dict
+        What `learn` found for scale(), poly() …
+    new : bool, default False
+        Whether these are new rows, whose factors will be recoded to the levels of the fit, whatever their order here.
     """
 
-    def __init__(self, columns: Columns, state: State | None = None) -> None:
+    def __init__(self, columns: Columns, state: State, *, new: bool = False) -> None:
         self.columns = columns
-        self.fitted = state is not None
-        self.state: State = {} if state is None else state
+        self.state = state
+        self.new = new
 
     def variable(self, tree: Expression) -> Array | Factor:
         """Return a variable of a model matrix: numbers (n,) or (n, k), or a factor; a logical has levels FALSE, TRUE.
@@ -189,22 +208,45 @@ class Variables:
     def _function(self, tree: Call, args: dict[str, Expression]) -> Value:
         if tree.function in ("factor", "as.factor", "relevel"):
             return self._ordered(tree, args)
-        first = args.pop("x")
-        x = self.numbers(first)
-        settings = {name: self._setting(tree, name, arg) for name, arg in args.items()}
         if tree.function in functions.STATEFUL:
-            state = self.state.setdefault(tree, {})
-            if not isinstance(x, np.ndarray):
-                raise FormulaError(f"{deparse(tree)} is a constant, not a variable: name a column in it.")
-            with np.errstate(all="ignore"):
-                return functions.transform(tree.function, self._finite(first, x), settings, state, fitted=self.fitted)
+            return self._transform(tree, self.state[tree], fitted=True)
+        x = self.numbers(args.pop("x"))
+        settings = {name: self._setting(tree, name, arg) for name, arg in args.items()}
         with np.errstate(all="ignore"):
             return functions.ELEMENTWISE[tree.function](x, **settings)
 
+    def learned(self, tree: Call) -> dict[str, Any]:
+        """Return what one call of scale(), poly() … finds in these rows."""
+        found: dict[str, Any] = {}
+        self._transform(tree, found, fitted=False)
+        return found
+
+    def _transform(self, tree: Call, state: dict[str, Any], *, fitted: bool) -> Array:
+        args = functions.bind(tree)
+        first = args.pop("x")
+        x = self.numbers(first)
+        settings = {name: self._setting(tree, name, arg) for name, arg in args.items()}
+        if not isinstance(x, np.ndarray):
+            raise FormulaError(f"{deparse(tree)} is a constant, not a variable: name a column in it.")
+        with np.errstate(all="ignore"):
+            return functions.transform(tree.function, self._finite(first, x), settings, state, fitted=fitted)
+
     def _ordered(self, tree: Call, args: dict[str, Expression]) -> Factor:
-        """factor(x, levels) and relevel(x, ref): the same labels, in another order."""
+        """factor(x, levels, ordered) and relevel(x, ref): the same labels, in another order."""
         factor = self.factor(args.pop("x"))
-        if not args or self.fitted:  # new data are recoded to the levels of the fit in any case
+        if self.new:
+            return factor
+        if "ordered" in args:
+            ordered = self._constant(args.pop("ordered"))
+            if not isinstance(ordered, bool):
+                raise FormulaError(f"{deparse(tree)}: ordered has to be TRUE or FALSE.")
+            factor = replace(factor, ordered=ordered)
+        if tree.function == "relevel" and factor.ordered:
+            raise DataError(
+                f"{deparse(tree)}: {factor.name} is an ordered Categorical, whose levels are steps of a scale. Another "
+                f"reference needs an unordered one: factor({factor.name}, ordered = FALSE)."
+            )
+        if not args:
             return factor
         (given,) = (self._constant(arg) for arg in args.values())
         first = list(dict.fromkeys(_text(level) for level in (given if isinstance(given, tuple) else (given,))))
@@ -216,7 +258,7 @@ class Variables:
                 + (f"; those not listed ({listed(others)}) would be missing." if tree.function == "factor" else ".")
             )
         order = [labels.index(level) for level in [*first, *others] if level in labels]
-        return Factor(factor.name, factor.levels[order], np.argsort(order).astype(np.intp)[factor.codes])
+        return replace(factor, levels=factor.levels[order], codes=np.argsort(order).astype(np.intp)[factor.codes])
 
 
 def _text(constant: float | str | bool) -> str:
