@@ -182,23 +182,33 @@ class Workspace:
             np.zeros(lam),
         )
 
-    def run(self, *, gradient: bool = True) -> tuple[float, float, float]:
-        """Log-determinants and r² at `lam`; the rest is left in the workspace."""
+    def run(self) -> tuple[float, float, float]:
+        """Log-determinants and r² at `lam`; the solution, the inverse and the slopes are left in the workspace."""
         if len(self.T) <= SMALL:
-            return kernels.evaluate(*self.arguments, gradient)
-        pattern, products, lam = self.pattern, self.products, self.lam
-        kernels.fill(pattern, products, lam, self.L, self.T)
-        half = kernels.eliminate(pattern, self.L, self.T)
-        factor, info = dpotrf(self.T.T, lower=0, clean=0, overwrite_a=1)
-        if math.isnan(half) or info != 0:
-            return math.nan, math.nan, math.nan
-        assert np.shares_memory(factor, self.T)
-        if gradient:
+            return kernels.evaluate(*self.arguments)
+        found = self.factor()
+        if not math.isnan(found[0]):
             self.solve()
             self.invert()
-            kernels.unexplained(pattern, products, lam, self.x, self.residual, self.c)
-            kernels.gradient(pattern, products, lam, self.x, self.c, self.inverse, self.S, *self.slopes)
-        return dense.logs(self.T, half, pattern.q)
+            kernels.unexplained(self.pattern, self.products, self.lam, self.x, self.residual, self.c)
+            kernels.gradient(self.pattern, self.products, self.lam, self.x, self.c, self.inverse, self.S, *self.slopes)
+        return found
+
+    def factor(self) -> tuple[float, float, float]:
+        """The same values; the factor alone is left."""
+        kernels.fill(self.pattern, self.products, self.lam, self.L, self.T)
+        half = kernels.eliminate(self.pattern, self.L, self.T)
+        if math.isnan(half) or not self._factor_tail():
+            return math.nan, math.nan, math.nan
+        return dense.logs(self.T, half, self.pattern.q)
+
+    def _factor_tail(self) -> bool:
+        """Overwrite T by its Cholesky factor; False if a pivot is not positive."""
+        if len(self.T) <= SMALL:
+            return bool(dense.cholesky(self.T) == len(self.T))
+        factor, info = dpotrf(self.T.T, lower=0, clean=0, overwrite_a=1)
+        assert np.shares_memory(factor, self.T)
+        return bool(info == 0)
 
     def solve(self) -> None:
         """Write u and β, once L and T are factored."""

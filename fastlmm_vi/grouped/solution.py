@@ -26,7 +26,7 @@ class Solution:
         """The factor at θ, r²."""
         work = Workspace.of(self.likelihood.data, with_x=False)
         work.lam[:] = self.likelihood.lam(self.theta)
-        return work, work.run(gradient=False)[-1]
+        return work, work.factor()[-1]
 
     @cached_property
     def _x(self) -> Array:

@@ -558,8 +558,8 @@ def add_trace(block, at, lam, left, a, b, S, to, out, right_out, left_out, same)
 
 
 @kernel
-def evaluate(blocks, L, T, S, inverse, x, residual, c, of_logdet, of_squares, lam, slopes):
-    """All of the above for a tail so small that no library is worth calling; gradient and solution if `slopes`.
+def evaluate(blocks, L, T, S, inverse, x, residual, c, of_logdet, of_squares, lam):
+    """All of the above for a tail so small that no library is worth calling.
 
     `blocks` holds the fields of a `Pattern` and of `Products`: a plain tuple is handed over faster. Returns
     (log-determinant of the random effects, that of the effects of X, r²), or NaN where a pivot is not positive.
@@ -569,12 +569,11 @@ def evaluate(blocks, L, T, S, inverse, x, residual, c, of_logdet, of_squares, la
     half = eliminate(pattern, L, T)
     if half != half or cholesky(T) < len(T):
         return math.nan, math.nan, math.nan
-    if slopes:
-        invert(T, inverse)
-        solve(pattern, L, T, x)
-        unexplained(pattern, products, lam, x, residual, c)
-        selected_inverse(pattern, L, inverse, S)
-        gradient(pattern, products, lam, x, c, inverse, S, of_logdet, of_squares)
+    invert(T, inverse)
+    solve(pattern, L, T, x)
+    unexplained(pattern, products, lam, x, residual, c)
+    selected_inverse(pattern, L, inverse, S)
+    gradient(pattern, products, lam, x, c, inverse, S, of_logdet, of_squares)
     return logs(T, half, pattern.q)
 
 
