@@ -19,10 +19,14 @@ pytestmark = pytest.mark.skipif(
 
 
 def frame(name):
-    source = "sleepstudy" if name == "unbalanced" else name
+    source = "sleepstudy" if name in ("unbalanced", "tied") else name
     data = pd.read_csv(problems.DATA / "lme4" / f"{source}.csv")
     if name == "sleepstudy":
         data["w"] = np.arange(180) % 5 + 1.0
+    if name == "tied":
+        i = np.arange(180)
+        data = data.assign(a=i // 30, b=i % 6, s=i // 10 % 4)
+        data["Reaction"] += 20 * np.cos(3 * data["a"]) + 30 * np.cos(2 * data["b"]) + 40 * np.cos(data["s"])
     if name == "unbalanced":
         data = data.drop(index=np.array([1, 5, 17, 33, 80, 81, 82, 120, 121, 150]) - 1)
     if name == "Orthodont":
@@ -48,18 +52,17 @@ def check(fit, expected):
     np.testing.assert_allclose(table["p"], listed(expected["p"]), rtol=2e-2, atol=1e-6)
     assert fit.singular == expected["singular"]
     estimates = []
-    for term, covariance in zip(fit.data.design.terms, fit.varcorr.values(), strict=True):
+    for covariance in fit.varcorr.values():
         sd = np.sqrt(np.diag(covariance))
         with np.errstate(invalid="ignore"):
             entries = covariance.to_numpy() / np.outer(sd, sd)
         np.fill_diagonal(entries, sd)
-        columns, rows = np.triu_indices(len(term.names))
-        estimates.append((len(term.factor.levels), entries[rows, columns]))
-    in_order = [values for _, values in sorted(estimates, key=lambda pair: -pair[0])]
+        columns, rows = np.triu_indices(len(sd))
+        estimates.append(entries[rows, columns])
     known = np.array(expected["sd"])
     if fit.formula == UNIDENTIFIED:
-        known[1] = in_order[0][1]  # any correlation fits as well
-    np.testing.assert_allclose(np.concatenate([*in_order, [fit.sigma]]), known, rtol=1e-3, atol=2e-4)
+        known[1] = estimates[0][1]  # any correlation fits as well
+    np.testing.assert_allclose(np.concatenate([*estimates, [fit.sigma]]), known, rtol=1e-3, atol=2e-4)
 
 
 @pytest.mark.filterwarnings("ignore:Fixed effects left out:fastlmm_vi.FitWarning")  # lmer prints a message there
@@ -115,3 +118,20 @@ def test_prediction():
         known = fit.predict(new)
     np.testing.assert_allclose(known, VALUES["predict"]["known"], rtol=1e-6)
     np.testing.assert_allclose(fit.predict(new, random_effects=False), VALUES["predict"]["population"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("expected", VALUES["orders"], ids=lambda expected: expected["formula"])
+def test_order_of_terms(expected):
+    """As written where no factor has more levels than the one before it; else by levels, the last of equals first."""
+    fit = fl.lmm(expected["formula"], frame("tied"))
+    np.testing.assert_allclose(fit.theta, expected["theta"], rtol=1e-4, atol=1e-6)
+    assert list(fit.varcorr) == list(fit.random_effects_var) == expected["groups"]
+    effects = {name: listed(columns) for name, columns in expected["effects"].items()}
+    assert {name: list(table.columns) for name, table in fit.random_effects.items()} == effects
+    assert list(fit.random_effects) == list(fit.groups) == list(effects)
+    places = [fit.summary().index(f"\n {name} ") for name in expected["groups"]]
+    assert places == sorted(places)
+    for label, table in fit.varcorr.items():
+        variances = fit.random_effects_var[label]
+        assert variances.shape[1:] == table.shape
+        assert len(variances) == fit.groups[label.removesuffix(".1")]

@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -149,9 +150,8 @@ class MixedFit:
 
     @property
     def groups(self) -> dict[str, int]:
-        """Number of levels of every grouping factor, the largest first."""
-        sizes = {term.factor.name: len(term.factor.levels) for term in self.data.design.terms}
-        return dict(sorted(sizes.items(), key=lambda item: -item[1]))
+        """Number of levels of every grouping factor, in the order of `theta`."""
+        return {name: len(self.data.design.terms[ks[0]].factor.levels) for name, ks in self._by_factor.items()}
 
     @property
     def fixed_names(self) -> tuple[str, ...]:
@@ -246,34 +246,33 @@ class MixedFit:
     def theta(self) -> Array:
         """Relative Cholesky factors Λ in the units of the data, as lme4's `getME(m, "theta")`.
 
-        Lower triangles by columns, terms by decreasing number of levels.
+        Lower triangles by columns, terms in lme4's order: as written where no factor has more levels than the one before
+        it, else by decreasing number of levels, of equals the last one first.
         """
-        terms = self.data.design.terms
-        order = sorted(range(len(terms)), key=lambda k: -len(terms[k].factor.levels))
-        return self.likelihood.pack([_triangle(self.solution.roots[k]) for k in order])
+        return self.likelihood.pack([_triangle(self.solution.roots[k]) for k in self.term_labels.values()])
 
     @cached_property
-    def term_labels(self) -> tuple[str, ...]:
-        """Factor of every term, numbered from the second term of a factor on: Subject, Subject.1."""
-        seen: dict[str, int] = {}
-        labels = []
-        for term in self.data.design.terms:
-            again = seen.get(term.factor.name, 0)
-            labels.append(f"{term.factor.name}.{again}" if again else term.factor.name)
-            seen[term.factor.name] = again + 1
-        return tuple(labels)
+    def term_labels(self) -> dict[str, int]:
+        """Factor of every term, numbered from its second term on (Subject, Subject.1), with the term's place in the formula.
+
+        In the order of `theta`.
+        """
+        terms, labels = self.data.design.terms, dict[str, int]()
+        seen: Counter[str] = Counter()
+        for k in parameters.order(terms):
+            name = terms[k].factor.name
+            labels[f"{name}.{seen[name]}" if seen[name] else name] = k
+            seen[name] += 1
+        return labels
 
     @cached_property
     def varcorr(self) -> dict[str, pd.DataFrame]:
         """Covariance matrix of the random effects of every term, as lme4's `VarCorr`."""
-        return {
-            label: pd.DataFrame(self.sigma**2 * root @ root.T, index=list(term.names), columns=list(term.names))
-            for label, term, root in zip(self.term_labels, self.data.design.terms, self._roots, strict=True)
-        }
-
-    @property
-    def _roots(self) -> list[Array]:
-        return [self.solution.roots[k] for k in range(len(self.data.design.terms))]
+        found = {}
+        for label, k in self.term_labels.items():
+            names, root = list(self.data.design.terms[k].names), self.solution.roots[k]
+            found[label] = pd.DataFrame(self.sigma**2 * root @ root.T, index=names, columns=names)
+        return found
 
     # Effects.
 
@@ -361,13 +360,14 @@ class MixedFit:
     @cached_property
     def random_effects_var(self) -> dict[str, Array]:
         """Var(b | y, θ̂, β̂) of every term, (levels, d, d): lme4's conditional variances."""
-        return {label: self.solution.effect_cov[k] for k, label in enumerate(self.term_labels)}
+        return {label: self.solution.effect_cov[k] for label, k in self.term_labels.items()}
 
     @property
     def _by_factor(self) -> dict[str, list[int]]:
+        """Terms of every grouping factor, in the order of `theta`."""
         places: dict[str, list[int]] = {}
-        for k, term in enumerate(self.data.design.terms):
-            places.setdefault(term.factor.name, []).append(k)
+        for k in parameters.order(self.data.design.terms):
+            places.setdefault(self.data.design.terms[k].factor.name, []).append(k)
         return places
 
     def to_frame(self) -> pd.DataFrame:
@@ -379,8 +379,8 @@ class MixedFit:
         fixed = {"estimate": self.fixed_effects.to_numpy(), "se": self.se.to_numpy()}
         tables = [pd.DataFrame(fixed, index=self.fixed_parameters)]
         tables.append(self.variances)
-        for k, (label, term) in enumerate(zip(self.term_labels, self.data.design.terms, strict=True)):
-            sd = np.sqrt(np.einsum("vii->vi", self.random_effects_var[label]))
+        for k, term in enumerate(self.data.design.terms):
+            sd = np.sqrt(np.einsum("vii->vi", self.solution.effect_cov[k]))
             index = [
                 f"r_{term.factor.name}[{level},{parameters.plain(x)}]"
                 for level in term.factor.levels
