@@ -476,8 +476,74 @@ def test_likelihood_ratio_tables(frame):
     assert table["p"].iloc[1] == pytest.approx(scipy.stats.chi2.sf(chisq, 1))
     chisq = 2 * (ml[2].criterion - ml[1].criterion)
     assert table["p"].iloc[2] == pytest.approx(0.5 * scipy.stats.chi2.sf(chisq, [1, 2]).sum())
-    same_x = fl.lrt(x, slopes)  # REML compares where X is the same
-    assert same_x["loglik"].iloc[0] == x.criterion
+    assert list(table["method"]) == ["ml, refitted"] * 3
+    assert list(fl.lrt(ml[0], x)["method"]) == ["ml", "ml, refitted"]
+    same_x = fl.lrt(x, slopes, refit=False)  # REML compares where X is the same
+    assert list(same_x["loglik"]) == [x.criterion, slopes.criterion]
+    assert list(same_x["method"]) == ["reml", "reml"]
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-9, 1e9])
+def test_nesting_is_a_matter_of_spans(frame, unit):
+    """Names say nothing: x lies within a polynomial in another unit, a number within the factor of its values."""
+    data = frame.assign(u=unit * frame["x"], k=unit * (np.arange(240) % 4), m=np.arange(240) % 4 + 1e6)
+    data["group"] = data["g"].map({name: f"other {i}" for i, name in enumerate(data["g"].unique()[::-1])})
+    line, curve = fl.lmm("y ~ x + (1 | g)", data), fl.lmm("y ~ poly(u, 2) + (1 | group)", data)
+    assert list(fl.lrt(line, curve)["reference"]) == ["", "χ²(1)"]
+    steps = fl.lmm("y ~ factor(m) + (1 | g)", data)
+    assert list(fl.lrt(fl.lmm("y ~ k + (1 | g)", data), steps)["reference"]) == ["", "χ²(2)"]
+    with pytest.raises(ValueError, match=r"not nested .* lacks x"):
+        fl.lrt(line, steps)
+    slopes = fl.lmm("y ~ x + (0 + factor(m > 1e6 + 1) | g)", data)
+    assert list(fl.lrt(line, slopes)["reference"]) == ["", "½ χ²(1) + ½ χ²(2)"]
+    apart = fl.lmm("y ~ x + (u || g)", data)
+    assert list(fl.lrt(apart, fl.lmm("y ~ x + (1 + I(x + 1) | g)", data))["reference"]) == ["", "χ²(1)"]
+    with pytest.raises(ValueError, match="no term on g"):
+        fl.lrt(fl.lmm("y ~ x + (0 + u | g)", data), slopes)
+
+
+def test_restricted_likelihoods_compare_where_the_spans_are_the_same(frame):
+    """log|XᵀX| of another basis is no evidence."""
+    data = frame.assign(u=1000 * frame["x"])
+    small, large = fl.lmm("y ~ x + (1 | g)", data), fl.lmm("y ~ u + (u | g)", data)
+    same = fl.lrt(small, fl.lmm("y ~ x + (x | g)", data), refit=False)
+    assert fl.lrt(small, large, refit=False)["chisq"].iloc[1] == pytest.approx(same["chisq"].iloc[1], rel=1e-8)
+    with pytest.raises(ValueError, match=r"differ in their fixed effects \(x\)"):
+        fl.lrt(fl.lmm("y ~ 1 + (1 | g)", data), small, refit=False)
+    with pytest.raises(ValueError, match="by REML and by maximum likelihood"):
+        fl.lrt(small, large.refit("ml"), refit=False)
+
+
+@pytest.mark.parametrize("method", ["ml", "reml"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_deletion_of_the_only_term_leaves_least_squares(frame, method, weighted):
+    w = np.random.default_rng(0).uniform(0.5, 2.0, len(frame)) if weighted else None
+    fit = fl.lmm("y ~ x + (1 | g)", frame, method=method, weights=w)
+    table = fit.test_random_effects()
+    design = fit.data.design
+    nothing = naive.Grouped(design.y, design.X, [np.zeros((240, 1))], [np.eye(1)], np.ones(240) if w is None else w)
+    assert table.loc["(1 | g)", "loglik"] == pytest.approx(-0.5 * nothing.deviance(method == "reml"), abs=1e-8)
+    assert table.loc["(1 | g)", "reference"] == "½ χ²(0) + ½ χ²(1)"
+    assert table.loc["<none>", "loglik"] == fit.criterion
+    assert list(table["npar"]) == [4, 3]
+
+
+def test_deletions_leave_models_within_the_model(frame):
+    data = frame.assign(h=np.tile(list("abcdefgh"), 30), f=np.tile(list("uv"), 120))
+    fit = fl.lmm("y ~ x + (x * f | g) + (0 + x | h) + (0 + f | h)", data)
+    table = fit.test_random_effects()
+    assert list(table.index[1:]) == ["x:f in (x * f | g)", "(0 + x | h)", "f in (0 + f | h)"]
+    assert list(table["df"].iloc[1:]) == [4, 1, 2]
+    for label, formula in [
+        ("x:f in (x * f | g)", "y ~ x + (x + f | g) + (0 + x | h) + (0 + f | h)"),
+        ("(0 + x | h)", "y ~ x + (x * f | g) + (0 + f | h)"),
+        ("f in (0 + f | h)", "y ~ x + (x * f | g) + (0 + x | h) + (1 | h)"),
+    ]:
+        other = fl.lmm(formula, data)
+        assert table.loc[label, "loglik"] == pytest.approx(other.criterion, abs=1e-6)
+        assert table.loc[label, "npar"] == other.n_parameters
+        test = fl.lrt(other, fit, refit=False).iloc[1]
+        assert test["reference"] == table.loc[label, "reference"]
 
 
 def test_likelihood_ratio_refuses_what_does_not_compare(frame):

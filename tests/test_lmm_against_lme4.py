@@ -7,6 +7,7 @@ import grouped_problems as problems
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 from problems import SHARED
 
 import fastlmm_vi as fl
@@ -135,3 +136,32 @@ def test_order_of_terms(expected):
         variances = fit.random_effects_var[label]
         assert variances.shape[1:] == table.shape
         assert len(variances) == fit.groups[label.removesuffix(".1")]
+
+
+@pytest.mark.parametrize(
+    "expected", VALUES["drops"], ids=lambda expected: f"{expected['formula']}, {expected['method']}"
+)
+def test_deletions_of_random_terms(expected):
+    """lmerTest's ranova: its statistics; its p where nothing is on the boundary."""
+    table = fl.lmm(expected["formula"], frame(expected["data"]), method=expected["method"]).test_random_effects()
+    assert list(table.index) == expected["rows"]
+    assert list(table["npar"]) == expected["npar"]
+    np.testing.assert_allclose(table["loglik"], expected["loglik"], atol=2e-5)
+    np.testing.assert_allclose(table["chisq"].iloc[1:], expected["chisq"][1:], atol=5e-5)
+    assert list(table["df"].iloc[1:]) == expected["df"][1:]
+    for (_, row), p in zip(table.iloc[1:].iterrows(), expected["p"][1:], strict=True):
+        k = int(row["df"])
+        assert row["reference"] in (f"½ χ²({k - 1}) + ½ χ²({k})", f"χ²({k})")
+        mixed = 0.5 * scipy.stats.chi2.sf(row["chisq"], [k, k - 1]).sum() if k > 1 else 0.5 * p
+        assert row["p"] == pytest.approx(mixed if "½" in row["reference"] else p, rel=1e-3)
+
+
+def test_refitting_before_a_likelihood_ratio_test():
+    """As anova(): Days is tested by maximum likelihood though both fits are by REML."""
+    large = fl.lmm("Reaction ~ Days + (Days | Subject)", frame("sleepstudy"))
+    row = fl.lrt(large, fl.lmm("Reaction ~ 1 + (Days | Subject)", frame("sleepstudy"))).loc[large.formula]
+    expected = VALUES["refitted"]
+    assert row["chisq"] == pytest.approx(expected["Chisq"], abs=1e-4)
+    assert row["df"] == expected["Df"]
+    assert row["p"] == pytest.approx(expected["Pr(>Chisq)"], rel=1e-4)
+    assert row["method"] == "ml, refitted"

@@ -18,7 +18,7 @@ from .. import threads
 from ..errors import ConvergenceWarning, DataError
 from ..progress import stages
 from ..result import Array, Status
-from . import files, parameters, prediction, profiling, reml, resampling, summary
+from . import deletions, files, parameters, prediction, profiling, reml, resampling, summary
 from .cross_products import CrossProducts
 from .likelihood import Likelihood
 from .solution import Solution
@@ -344,6 +344,39 @@ class MixedFit:
             raise ValueError(f"parameters {unknown} are not of this model: choose from {known}.")
         with threads.limit(1):  # many small fits
             return pd.concat([profiling.Profile(self, name).table() for name in names], ignore_index=True)
+
+    def test_random_effects(self) -> pd.DataFrame:
+        """Test every random term by leaving it out, as lmerTest's `ranova`.
+
+        An intercept alone, (1 | g), goes as a whole, the only term of a model too: what is left is least squares. Of other
+        terms one effect goes at a time, `x` of (x | g), where what is left lies within the term; else the term as a whole.
+        By the criterion of the fit, ML or REML.
+
+        Returns
+        -------
+        DataFrame
+            A row per deletion after that of the model itself, "<none>": `npar`, `aic`, `bic`, `loglik`, `chisq`, `df`,
+            `reference` and `p`, as `lrt` has them. As the variance that is left out lies on the boundary, p is that of a
+            mixture of χ² distributions; `ranova` takes χ² with all `df`, whose p is too large, for a single variance
+            by a factor of 2. `ranova` also puts (1 | g) in place of (0 + x | g), a model that is not nested; here
+            the term is left out.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If a fit without a term stopped before its optimum.
+
+        Examples
+        --------
+        >>> import numpy as np, pandas as pd, fastlmm_vi as fl
+        >>> rng = np.random.default_rng(0)
+        >>> df = pd.DataFrame({"g": np.repeat(list("abcdefgh"), 10), "x": np.tile(np.arange(10.0), 8)})
+        >>> df["y"] = 0.5 * df["x"] + np.repeat(rng.normal(size=8), 10) + rng.normal(size=80)
+        >>> fl.lmm("y ~ x + (x | g)", df).test_random_effects()["reference"].to_dict()
+        {'<none>': '', 'x in (x | g)': '½ χ²(1) + ½ χ²(2)'}
+        """
+        with threads.limit(1):  # many small fits
+            return deletions.table(self)
 
     @cached_property
     def random_effects(self) -> dict[str, pd.DataFrame]:
