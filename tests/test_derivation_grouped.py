@@ -508,7 +508,7 @@ def check_standard_errors(s):
 def check_satterthwaite(s):
     theta, first, H = curvature(s)
     expected = naive.satterthwaite(s.weighted(theta), first, 2 * np.linalg.inv(H), s.reml)
-    return s.fit.uncertainty.satterthwaite(), expected
+    return s.fit.uncertainty.satterthwaite(np.eye(len(s.fit.se))), expected
 
 
 # Sections 9 and 10, on a problem of their own: one factor, intercept and slope.

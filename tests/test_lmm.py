@@ -593,3 +593,40 @@ def test_plots(fit):
             fl.plot_caterpillar(fit, "h")
     finally:
         plt.close("all")
+
+
+def test_wald_tests_of_names_are_those_of_the_table(fit):
+    for given in ("x", ["x"], [0.0, 1.0], np.array([[0.0, 1.0]]), pd.DataFrame({"x": [1.0]})):
+        np.testing.assert_allclose(fit.test(given).iloc[0], fit.coefficients.loc["x"], rtol=1e-12)
+    pd.testing.assert_frame_equal(fit.test(["x", "(Intercept)"], joint=False), fit.coefficients.iloc[::-1])
+    assert fit.test("x", joint=True).index[0] == "x"
+
+
+def test_joint_wald_tests(frame):
+    """The quadratic form of the dense twin; nothing changes with units, and with hypotheses that others imply."""
+    data = frame.assign(z=np.random.default_rng(2).normal(size=240), k=np.arange(240) % 5)
+    fit = fl.lmm("y ~ x + z + k + (x | g)", data)
+    table = fit.test(["x", "k"])
+    beta, V = fit.fixed_effects[["x", "k"]], fit.vcov.loc[["x", "k"], ["x", "k"]]
+    assert table.loc["joint", "F"] == pytest.approx(beta @ np.linalg.solve(V, beta) / 2, rel=1e-10)
+    assert table.loc["joint", "p"] == scipy.stats.f.sf(table.loc["joint", "F"], 2, table.loc["joint", "df2"])
+    assert 20 < table.loc["joint", "df2"] < 300
+    other = fl.lmm("y ~ x + z + k + (x | g)", data.assign(x=1e-7 * data["x"], k=1e7 * data["k"]))
+    np.testing.assert_allclose(other.test(["x", "k"]), table, rtol=1e-5)
+    np.testing.assert_allclose(fit.test(["x", "k", "x"])[["F", "df1"]], table[["F", "df1"]], rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("contrasts", "words"),
+    [
+        ("z", r"\['z'\] are no coefficients of this model: it has \['\(Intercept\)', 'x'\]"),
+        (pd.DataFrame({"z": [1.0]}), r"\['z'\] are no coefficients"),
+        ([[1.0, 0.0, 0.0]], r"shape \(1, 3\): give a column for each of"),
+        ([[0.0, 0.0]], "a row of zeros"),
+        ([], r"shape \(0,\)"),
+        (pd.DataFrame({"x": []}), "no row"),
+    ],
+)
+def test_hypotheses_that_are_none(fit, contrasts, words):
+    with pytest.raises(ValueError, match=words):
+        fit.test(contrasts)

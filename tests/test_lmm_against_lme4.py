@@ -165,3 +165,28 @@ def test_refitting_before_a_likelihood_ratio_test():
     assert row["df"] == expected["Df"]
     assert row["p"] == pytest.approx(expected["Pr(>Chisq)"], rel=1e-4)
     assert row["method"] == "ml, refitted"
+
+
+@pytest.mark.parametrize("name", ["two", "dependent", "unequal"])
+def test_joint_hypotheses(name):
+    """lmerTest's contest."""
+    expected = VALUES["tests"][name]
+    if name == "unequal":
+        fit = fl.lmm("Reaction ~ Days + I(Days^2) + (Days || Subject)", frame("unbalanced"))
+        table = fit.test(["Days", "I(Days^2)"])
+    else:
+        fit = fl.lmm("distance ~ age * Sex + (age | Subject)", frame("Orthodont"))
+        L = [[0, 0, 1, 0], [0, 0, 0, 1], [0, 0, 1, 1]]
+        table = fit.test(L[:2] if name == "two" else L)
+    assert list(table.columns) == ["F", "df1", "df2", "p"]
+    np.testing.assert_allclose(table[["F", "df1"]].iloc[0], [expected["F"], expected["df1"]], rtol=1e-5)
+    np.testing.assert_allclose(table[["df2", "p"]].iloc[0], [expected["df2"], expected["p"]], rtol=2e-3)  # differences
+
+
+def test_hypotheses_one_by_one():
+    fit = fl.lmm("distance ~ age * Sex + (age | Subject)", frame("Orthodont"))
+    L = pd.DataFrame({"SexFemale": [1, 0, 1], "age:SexFemale": [0, 1, 1]}, index=["sex", "slope", "both"])
+    table = fit.test(L, joint=False)
+    assert list(table.index) == list(L.index)
+    for name, expected in VALUES["tests"]["apart"].items():
+        np.testing.assert_allclose(table[name], expected, rtol=1e-3 if name in ("df", "p") else 1e-5)

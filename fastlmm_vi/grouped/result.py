@@ -18,7 +18,7 @@ from .. import threads
 from ..errors import ConvergenceWarning, DataError
 from ..progress import stages
 from ..result import Array, Status
-from . import deletions, files, parameters, prediction, profiling, reml, resampling, summary
+from . import deletions, files, hypotheses, parameters, prediction, profiling, reml, resampling, summary
 from .cross_products import CrossProducts
 from .likelihood import Likelihood
 from .solution import Solution
@@ -295,10 +295,47 @@ class MixedFit:
     @cached_property
     def coefficients(self) -> pd.DataFrame:
         """Fixed effects with se, Satterthwaite's degrees of freedom, t and p."""
-        df = self.uncertainty.satterthwaite() if self.fixed_names else np.zeros(0)
-        t = self.fixed_effects / self.se
-        p = 2.0 * scipy.stats.t.sf(np.abs(t), df)
-        return pd.DataFrame({"estimate": self.fixed_effects, "se": self.se, "df": df, "t": t, "p": p})
+        return hypotheses.one_by_one(self, pd.DataFrame(np.eye(len(self.fixed_names)), index=list(self.fixed_names)))
+
+    def test(self, contrasts: Any, *, joint: bool = True) -> pd.DataFrame:
+        """Wald tests that linear combinations of the fixed effects are 0, Lβ = 0, as lmerTest's `contest`.
+
+        Parameters
+        ----------
+        contrasts : str, list of str, array (q, p) or DataFrame
+            A coefficient by R's name, several of them, or L: a row per hypothesis, a column per coefficient. A DataFrame has
+            the names of coefficients as columns (those that it lacks are 0) and of hypotheses as its index.
+        joint : bool, default True
+            All of them at once, by F; False tests one after the other, by t.
+
+        Returns
+        -------
+        DataFrame
+            One hypothesis, or `joint=False`: a row each with `estimate`, `se`, `df`, `t` and `p`, Satterthwaite's degrees
+            of freedom. Several at once: one row with `F`, `df1` (their rank), `df2` and `p`; df2 is made of those of
+            uncorrelated combinations (Fai and Cornelius, Journal of Statistical Computation and Simulation 54, 1996) of
+            the hypotheses in units of their standard errors. lmerTest takes them in units of the data, and its df2
+            changes with these.
+
+        Raises
+        ------
+        ValueError
+            If a name is no coefficient, or L has another shape.
+
+        Examples
+        --------
+        >>> import numpy as np, pandas as pd, fastlmm_vi as fl
+        >>> rng = np.random.default_rng(0)
+        >>> df = pd.DataFrame({"g": np.repeat(list("abcdefgh"), 9), "dose": np.tile(list("uvw"), 24)})
+        >>> df["y"] = np.tile([0.0, 1.0, 3.0], 24) + np.repeat(rng.normal(size=8), 9) + rng.normal(size=72)
+        >>> fit = fl.lmm("y ~ dose + (1 | g)", df)
+        >>> fit.test(["dosev", "dosew"]).round(2).to_dict("records")
+        [{'F': 58.33, 'df1': 2, 'df2': 62.0, 'p': 0.0}]
+        >>> fit.test(pd.DataFrame({"dosev": [-1.0], "dosew": [1.0]}, index=["w - v"])).round(2)
+               estimate    se    df     t    p
+        w - v      2.18  0.26  62.0  8.22  0.0
+        """
+        return hypotheses.test(self, contrasts, joint=joint)
 
     def conf_int(self, level: float = 0.95, *, method: str = "wald") -> pd.DataFrame:
         """Confidence intervals.

@@ -86,7 +86,8 @@ cat(toJSON(list(
   profile = list(sleepstudy = intervals(days), Penicillin = intervals(plates)),
   orders = orders, drops = drops,
   tests = list(two = joint(growth, L[1:2, ]), dependent = joint(growth, L), apart = apart(growth, L),
-               unequal = joint(unequal, rbind(c(0, 1, 0), c(0, 0, 1)))),
+               # Its degrees of freedom depend on the units of the hypotheses: here standard errors.
+               unequal = joint(unequal, rbind(c(0, 1, 0), c(0, 0, 1)) / coef(summary(unequal))[2:3, "Std. Error"])),
   refitted = as.list(anova(reml, update(reml, . ~ . - Days), refit = TRUE)[2, c("Chisq", "Df", "Pr(>Chisq)")]),
   response = values(fit("sleepstudy", "sqrt(Reaction) ~ Days + (Days | Subject)", TRUE)),
   anova = as.list(anova(small, days)[2, c("Chisq", "Df", "Pr(>Chisq)")]),
