@@ -460,15 +460,26 @@ def check_predict(s):
         frame.loc[::3, name] = "another"
     with pytest.warns(match="not in the data of the fit"):
         table = fit.predict(frame, interval="prediction", level=0.9)
-    rows, twin = s.design.rows(frame), s.given(fit.standard_theta)
-    Z, own = [], np.ones(9)  # σ² of the new observation itself
-    for k, (term, new) in enumerate(zip(s.design.terms, rows.terms, strict=True)):
-        known = new.codes >= 0
-        Z.append(expand(new.basis * known[:, None], new.codes, len(term.factor.levels)))
-        G = fit.solution.roots[k] @ fit.solution.roots[k].T
-        own += np.where(known, 0.0, np.einsum("ij,jk,ik->i", new.basis, G, new.basis))
-    mean, variance = naive.kriging(twin, rows.X, np.hstack(Z), own, s.reml)
-    half = scipy.stats.norm.ppf(0.95) * np.sqrt(variance)
+    rows, (theta, _, H), active = s.design.rows(frame), curvature(s), fit.uncertainty.active
+
+    def dense(theta):
+        roots, Z, own = Solution(s.likelihood, theta).roots, [], np.ones(9)  # σ² of the new observation itself
+        for k, (term, new) in enumerate(zip(s.design.terms, rows.terms, strict=True)):
+            known = new.codes >= 0
+            Z.append(expand(new.basis * known[:, None], new.codes, len(term.factor.levels)))
+            own += np.where(known, 0.0, np.einsum("ij,jk,ik->i", new.basis, roots[k] @ roots[k].T, new.basis))
+        twin = s.given(theta)
+        return *naive.kriging(twin, rows.X, np.hstack(Z), own, s.reml), twin.sigma2(s.reml)
+
+    def errors(phi):
+        moved = theta.copy()
+        moved[active] = phi[:-1]
+        _, variance, sigma2 = dense(moved)
+        return variance * np.exp(phi[-1]) / sigma2
+
+    mean, variance, sigma2 = dense(theta)
+    se = naive.delta_method(errors, np.append(theta[active], np.log(sigma2)), 2 * np.linalg.inv(H))
+    half = scipy.stats.t.ppf(0.95, np.maximum(2 * variance**2 / se**2, 1.0)) * np.sqrt(variance)
     return table.to_numpy(), np.column_stack([mean, mean - half, mean + half])
 
 
@@ -701,6 +712,7 @@ TOLERANCE = {
     check_hessian: (1e-5, 1e-4),  # central differences
     check_standard_errors: (1e-4, 1e-7),  # two differences, one of the other
     check_satterthwaite: (1e-4, 1e-7),
+    check_predict: (1e-4, 1e-7),  # degrees of freedom
     check_zeta: (1e-4, 0.0),  # minimum by sequential quadratic programming
     check_reference: (0.0, 1e-2),  # weights of crossed factors are ¼, ½, ¼ up to √(J_a J_b) / N
     check_lrt: (1e-7, 1e-12),  # N × N inverses
@@ -836,7 +848,7 @@ def test_columns_of_zeros_cost_no_degrees_of_freedom(seed, restricted):
     rest = np.setdiff1d(np.arange(len(H)), lost)
     np.testing.assert_allclose(H[np.ix_(lost, rest)] / np.abs(H).max(), 0.0, atol=1e-12)
     expected = naive.satterthwaite(s.weighted(theta), first, 2 * np.linalg.inv(H), restricted)
-    np.testing.assert_allclose(s.fit.uncertainty.satterthwaite(), expected, rtol=1e-4)
+    np.testing.assert_allclose(s.fit.uncertainty.satterthwaite(np.eye(len(s.fit.se))), expected, rtol=1e-4)
 
 
 def test_weights_of_a_quadrant_by_simulation():

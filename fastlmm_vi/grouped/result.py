@@ -520,7 +520,9 @@ class MixedFit:
             With the columns of the formula but the response; default the data of the fit.
         interval : {"confidence", "prediction"}, optional
             Add `lower` and `upper`: of the mean (β̂ and b̂ are uncertain), or of a new observation (with σ² on top, that of
-            weight 1 for new rows). At the estimated variances; normal quantiles.
+            weight 1 for new rows). By t with Satterthwaite's degrees of freedom of each row's variance, as of variances of
+            which few groups tell. What a singular fit estimates as 0 counts as 0: for a group that may differ, its
+            interval of the mean is then too short.
         level : float, default 0.95
         random_effects : bool, default True
             False leaves them out, as for the mean over all groups (lme4's `re.form = NA`).
@@ -531,7 +533,8 @@ class MixedFit:
             By the index of `data`. Levels of a grouping factor that the fit has not seen have random effects of mean 0 and
             of the estimated covariance, and a `FitWarning` counts them.
         """
-        return prediction.predict(self, data, interval=interval, level=level, random_effects=random_effects)
+        with threads.limit(1):  # many small products
+            return prediction.predict(self, data, interval=interval, level=level, random_effects=random_effects)
 
     def simulate(self, draws: int = 1, *, random_effects: str = "new", random_state: Any = None) -> pd.DataFrame:
         """Draw responses from the fitted model.
