@@ -322,8 +322,8 @@ def test_intervals_by_profile_and_by_t(fit):
     profile = fit.conf_int(0.9, method="profile")
     assert list(profile.index) == list(fit.point_estimates.index[2:]) + list(fit.point_estimates.index[:2])
     np.testing.assert_allclose(profile.loc["b_x"], t.loc["x"], rtol=0.1)
-    with pytest.raises(ValueError, match="bootstrap"):
-        fit.conf_int(method="bootstrap")
+    with pytest.raises(ValueError, match="method='boot'"):
+        fit.conf_int(method="boot")
     with pytest.raises(ValueError, match="level=95"):
         fit.conf_int(95)
 
@@ -715,3 +715,64 @@ def test_joint_wald_tests(frame):
 def test_hypotheses_that_are_none(fit, contrasts, words):
     with pytest.raises(ValueError, match=words):
         fit.test(contrasts)
+
+
+def test_intervals_of_some_parameters(fit):
+    assert list(fit.conf_int(parameters="x").index) == ["x"]
+    pd.testing.assert_frame_equal(fit.conf_int(parameters=["x"]), fit.conf_int().loc[["x"]])
+    profile = fit.conf_int(method="profile", parameters=["sigma", "b_x"])
+    assert list(profile.index) == ["sigma", "b_x"]
+    assert (profile["lower"] < fit.point_estimates[["sigma", "b_x"]]).all()
+    for name in ("b_x", ["sigma"], []):  # R's names of fixed effects for t, brms' for all parameters
+        with pytest.raises(ValueError, match=r"not of this table: choose from \['\(Intercept\)', 'x'\]"):
+            fit.conf_int(parameters=name)
+    with pytest.raises(ValueError, match=r"\['x'\] are not of this table: choose from \['sd_g__Intercept'"):
+        fit.conf_int(method="profile", parameters="x")
+
+
+def test_a_profile_by_one_name(fit):
+    pd.testing.assert_frame_equal(fit.profile("sigma"), fit.profile(["sigma"]))
+
+
+def test_profiles_show_their_progress(fit, capsys):
+    quiet = fit.profile("b_x")
+    assert capsys.readouterr().err == ""
+    pd.testing.assert_frame_equal(fit.profile("b_x", verbose=1), quiet)
+    assert "profile of b_x (1 of 1), at " in capsys.readouterr().err
+    fit.conf_int(method="profile", parameters=["b_x", "b_Intercept"], verbose=1)
+    assert "profile of b_Intercept (2 of 2), at " in capsys.readouterr().err
+
+
+def test_bootstrap_intervals_are_quantiles(fit, capsys):
+    found = fit.conf_int(0.8, method="bootstrap", draws=40, random_state=1, parameters=["b_x", "sigma"], verbose=1)
+    assert "bootstrap, " in capsys.readouterr().err
+    draws = fit.bootstrap(40, random_state=1)
+    for name in ("b_x", "sigma"):
+        np.testing.assert_allclose(found.loc[name], np.quantile(draws[name], [0.1, 0.9]), rtol=1e-12)
+    everything = fit.conf_int(method="bootstrap", draws=5, random_state=1)
+    assert list(everything.index) == [*fit.variances.index, *fit.fixed_parameters]
+
+
+def test_bootstrap_says_where_a_correlation_is_lost():
+    fit = fl.lmm("y ~ x + (x | g)", make(6, 5, sd=(0.3, 0.3), seed=3))
+    with pytest.warns(fl.FitWarning, match=r"of 30 bootstrap fits have no cor_g__Intercept__x, as a variance is 0"):
+        found = fit.conf_int(method="bootstrap", draws=30, random_state=0)
+    assert found.notna().all(axis=None)
+
+
+@pytest.mark.parametrize(("seed", "groups"), [(1, 6), (12, 5)])
+def test_profiles_of_correlations_rise(seed, groups):
+    """No correlation costs more than leaving out an effect, whatever branch the search is on."""
+    rng = np.random.default_rng(seed)
+    g, x = np.repeat(np.arange(groups), 10), np.tile(np.arange(10.0), groups)
+    b = rng.normal(size=(groups, 2)) * [25, 6]
+    y = 250 + 10 * x + b[g, 0] + b[g, 1] * x + 25 * rng.normal(size=g.size)
+    frame = pd.DataFrame({"Reaction": y, "Days": x, "Subject": g})
+    fit = fl.lmm("Reaction ~ Days + (Days | Subject)", frame, method="ml")
+    zeta = fit.profile("cor_Subject__Intercept__Days")["zeta"].to_numpy()
+    assert (np.diff(zeta) > -1e-6).all()
+    without = max(
+        fl.lmm(f"Reaction ~ Days + ({term} | Subject)", frame, method="ml").criterion for term in ("1", "0 + Days")
+    )
+    assert zeta.max() ** 2 <= 2 * (fit.criterion - without) + 1e-6
+    assert zeta.min() ** 2 <= 2 * (fit.criterion - without) + 1e-6

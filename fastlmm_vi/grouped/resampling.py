@@ -43,6 +43,19 @@ def bootstrap(fit: "MixedFit", draws: int, *, random_state: Any, report: Callabl
     return pd.DataFrame(rows)
 
 
+def intervals(draws: pd.DataFrame, level: float) -> pd.DataFrame:
+    """Percentile intervals of every column; draws without a value (a correlation with a variance of 0) are left out."""
+    lost = draws.isna().sum()
+    for name in lost.index[lost > 0]:
+        warnings.warn(
+            f"{lost[name]} of {len(draws)} bootstrap fits have no {name}, as a variance is 0: its interval is of the others.",
+            FitWarning,
+            stacklevel=3,
+        )
+    tail = 0.5 * (1.0 - level)
+    return pd.DataFrame({"lower": draws.quantile(tail), "upper": draws.quantile(1.0 - tail)})
+
+
 def _draw(fit: "MixedFit", rng: np.random.Generator, *, new: bool) -> Array:
     """One response of the model: random effects drawn anew, or those of the fit."""
     design, solution = fit.data.design, fit.solution

@@ -337,50 +337,74 @@ class MixedFit:
         """
         return hypotheses.test(self, contrasts, joint=joint)
 
-    def conf_int(self, level: float = 0.95, *, method: str = "wald") -> pd.DataFrame:
+    def conf_int(
+        self,
+        level: float = 0.95,
+        *,
+        method: str = "wald",
+        parameters: "str | list[str] | None" = None,
+        draws: int = 500,
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> pd.DataFrame:
         """Confidence intervals.
 
         Parameters
         ----------
         level : float, default 0.95
-        method : {"wald", "profile"}, default "wald"
+        method : {"wald", "profile", "bootstrap"}, default "wald"
             "wald": of the fixed effects, by t with Satterthwaite's degrees of freedom. "profile": of all parameters, by
             brms' names, where the profiled likelihood-ratio statistic reaches the quantile (as lme4's `confint`; maximum
-            likelihood is fitted for it). It takes some hundred fits.
+            likelihood is fitted for it). It takes some hundred fits. "bootstrap": of all parameters, quantiles of the
+            estimates from simulated responses (`bootstrap`), one fit a draw.
+        parameters : str or list of str, optional
+            Those wanted, by the names of the table; default all.
+        draws, random_state
+            Of the bootstrap.
+        verbose : int, default 0
+            1 shows the progress of profiles and of the bootstrap.
 
         Returns
         -------
         DataFrame with columns `lower`, `upper`
+
+        Warns
+        -----
+        FitWarning
+            If bootstrap fits stopped early, or have no correlation, as a variance is 0: the quantiles are of the others.
         """
         level = prediction.checked_level(level)
+        if method == "wald":
+            names = _chosen(parameters, list(self.fixed_names))
+            table = self.coefficients.loc[names]
+            half = scipy.stats.t.isf(0.5 * (1.0 - level), table["df"]) * table["se"]
+            return pd.DataFrame({"lower": table["estimate"] - half, "upper": table["estimate"] + half})
+        names = _chosen(parameters, [*self.variances.index, *self.fixed_parameters])
         if method == "profile":
-            with threads.limit(1):  # many small fits
-                return profiling.intervals(self, level, [*self.variances.index, *self.fixed_parameters])
-        if method != "wald":
-            raise ValueError(f"method={method!r} is not known: choose 'wald' or 'profile'.")
-        table = self.coefficients
-        half = scipy.stats.t.isf(0.5 * (1.0 - level), table["df"]) * table["se"]
-        return pd.DataFrame({"lower": table["estimate"] - half, "upper": table["estimate"] + half})
+            with threads.limit(1), stages(verbose > 0) as show:  # many small fits
+                return profiling.intervals(self, level, names, show)
+        if method == "bootstrap":
+            table = self.bootstrap(draws, random_state=random_state, verbose=verbose)[names]
+            return resampling.intervals(table, level)
+        raise ValueError(f"method={method!r} is not known: choose 'wald', 'profile' or 'bootstrap'.")
 
-    def profile(self, parameters: "list[str] | None" = None) -> pd.DataFrame:
+    def profile(self, parameters: "str | list[str] | None" = None, *, verbose: int = 0) -> pd.DataFrame:
         """Return ζ, the signed root of the likelihood-ratio statistic, on a grid of values of every parameter.
 
         Parameters
         ----------
-        parameters : list of str, optional
+        parameters : str or list of str, optional
             By brms' names, those of `to_frame` (`sd_g__x`, `b_x`, `sigma`); default all but the random effects.
+        verbose : int, default 0
+            1 shows progress: of large data each parameter takes minutes.
 
         Returns
         -------
         DataFrame with columns `parameter`, `value`, `zeta`
         """
-        known = [*self.variances.index, *self.fixed_parameters]
-        names = known if parameters is None else list(parameters)
-        unknown = [name for name in names if name not in known]
-        if unknown:
-            raise ValueError(f"parameters {unknown} are not of this model: choose from {known}.")
-        with threads.limit(1):  # many small fits
-            return pd.concat([profiling.Profile(self, name).table() for name in names], ignore_index=True)
+        names = _chosen(parameters, [*self.variances.index, *self.fixed_parameters])
+        with threads.limit(1), stages(verbose > 0) as show:  # many small fits
+            return profiling.tables(self, names, show)
 
     def test_random_effects(self) -> pd.DataFrame:
         """Test every random term by leaving it out, as lmerTest's `ranova`.
@@ -610,6 +634,15 @@ class MixedFit:
 
     def __repr__(self) -> str:
         return f"<MixedFit {self.method}: {self.formula}, criterion={self.criterion:.6f}, {self.status.value}>"
+
+
+def _chosen(given: "str | list[str] | None", known: list[str]) -> list[str]:
+    """The parameters asked for, all of them by default."""
+    names = known if given is None else [given] if isinstance(given, str) else list(given)
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        raise ValueError(f"parameters {unknown} are not of this table: choose from {known}.")
+    return names
 
 
 def _triangle(root: Array) -> Array:
