@@ -539,6 +539,46 @@ def test_refit_knows_two_methods(fit):
     assert fit.refit("ml").method == "ml"
     with pytest.raises(ValueError, match="method='REML'"):
         fit.refit("REML")
+    with pytest.raises(ValueError, match="nothing to change"):
+        fit.refit()
+
+
+@pytest.mark.parametrize("method", [None, "ml"])
+def test_refit_to_another_response(frame, method, tmp_path):
+    """The same as a fit of data with that response, whichever way it is given; a file keeps it."""
+    holes = frame.assign(h=frame["g"].str[:2], other=np.exp(0.1 * frame["y"])).sample(frac=1.0, random_state=0)
+    holes.loc[[3, 17], "x"] = np.nan
+    fit = fl.lmm("y ~ poly(x, 2) + (x | g) + (1 | h)", holes, missing="drop")
+    expected = fl.lmm("other ~ poly(x, 2) + (x | g) + (1 | h)", holes, missing="drop", method=method or "reml")
+    by_index = fit.refit(method, y=frame.assign(other=np.exp(0.1 * frame["y"]))["other"])
+    values = fit.refit(method, y=holes["other"].drop(index=[3, 17]).to_numpy())
+    for again in (by_index, values, fl.load(values.save(tmp_path / "fit.npz"))):
+        pd.testing.assert_frame_equal(again.to_frame(), expected.to_frame())
+        pd.testing.assert_series_equal(again.residuals, expected.residuals)
+        assert again.method == expected.method
+        assert again.notes == fit.notes
+
+
+def test_refit_refuses_responses_that_do_not_match(frame):
+    holes = frame.copy()
+    holes.loc[[3, 17], "x"] = np.nan
+    fit = fl.lmm("y ~ x + (1 | g)", holes, missing="drop")
+    with pytest.raises(fl.DataError, match=r"shape \(240,\), the fit has 238 rows, 2 with missing values left out"):
+        fit.refit(y=frame["y"].to_numpy())
+    with pytest.raises(fl.DataError, match="does not name every row"):
+        fit.refit(y=frame["y"].iloc[5:])
+    with pytest.raises(fl.DataError, match="1 missing or infinite"):
+        fit.refit(y=frame["y"].mask(frame.index == 9))
+
+
+def test_refit_leaves_notes_of_the_old_optimum_behind():
+    rng = np.random.default_rng(0)
+    g = np.repeat(np.arange(12), 8)
+    sex = np.array(["f", "m"])[g % 2]
+    frame = pd.DataFrame({"g": g, "sex": sex, "y": 2 * rng.normal(size=12)[g] + rng.normal(size=96)})
+    fit = fl.lmm("y ~ 1 + (0 + sex | g)", frame)
+    assert sum("does not depend on" in note for note in fit.notes) == 1
+    assert sum("does not depend on" in note for note in fit.refit("ml").notes) == 1
 
 
 def test_the_data_are_not_changed(frame):

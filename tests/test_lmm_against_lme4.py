@@ -190,3 +190,9 @@ def test_hypotheses_one_by_one():
     assert list(table.index) == list(L.index)
     for name, expected in VALUES["tests"]["apart"].items():
         np.testing.assert_allclose(table[name], expected, rtol=1e-3 if name in ("df", "p") else 1e-5)
+
+
+def test_refit_to_another_response():
+    data = frame("sleepstudy")
+    fit = fl.lmm("Reaction ~ Days + (Days | Subject)", data)
+    check(fit.refit(y=np.sqrt(data["Reaction"])), VALUES["response"])

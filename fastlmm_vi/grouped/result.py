@@ -596,17 +596,44 @@ class MixedFit:
         with threads.limit(1), stages(verbose > 0) as report:
             return resampling.bootstrap(self, draws, random_state=random_state, report=report)
 
-    def refit(self, method: str) -> "MixedFit":
-        """Fit the same model to the same data by "ml" or "reml".
+    def refit(self, method: str | None = None, *, y: Any = None) -> "MixedFit":
+        """Fit the same model by the other method, or to another response, as lme4's `refitML` and `refit`.
+
+        Parameters
+        ----------
+        method : {"ml", "reml"}, optional
+            Default that of this fit.
+        y : Series or array (N,), optional
+            What then stands left of ~, a logarithm already taken: a Series by the index of the data, or a value for each
+            row of the fit (those with missing values left out). Default the response of this fit.
 
         Raises
         ------
         ValueError
-            If `method` is neither.
+            If neither is given, or `method` is not known.
+        DataError
+            If `y` does not match the rows, or is not finite.
+
+        Examples
+        --------
+        >>> import numpy as np, pandas as pd, fastlmm_vi as fl
+        >>> df = pd.DataFrame({"g": np.repeat(list("abcdef"), 5), "y": np.random.default_rng(0).normal(size=30)})
+        >>> fit = fl.lmm("y ~ 1 + (1 | g)", df)
+        >>> fit.refit("ml").method, fit.refit(y=2 * df["y"]).sigma / fit.sigma
+        ('ml', 2.0)
         """
+        if method is None and y is None:
+            raise ValueError("refit() has nothing to change: give method='ml' or 'reml', or y=, another response.")
+        method = self.method if method is None else method
         if method not in METHODS:
             raise ValueError(f"method={method!r} is not known: choose one of {', '.join(map(repr, METHODS))}.")
-        return MixedFit.of(self.data, self.formula, method, notes=self.notes)
+        design = self.data.design
+        with threads.limit(1):
+            data = (
+                self.data if y is None else CrossProducts.of(replace(design, y=resampling.checked_response(design, y)))
+            )
+            own = self._undetermined()  # notes of this optimum, not of the data
+            return MixedFit.of(data, self.formula, method, notes=tuple(n for n in self.notes if n not in own))
 
     def save(self, path: str | Path) -> Path:
         """Write the fit to `path` as a numpy archive without pickle; `fastlmm_vi.load` reads it back.
