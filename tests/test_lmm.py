@@ -816,3 +816,34 @@ def test_profiles_of_correlations_rise(seed, groups):
     )
     assert zeta.max() ** 2 <= 2 * (fit.criterion - without) + 1e-6
     assert zeta.min() ** 2 <= 2 * (fit.criterion - without) + 1e-6
+
+
+def test_compare_sets_grouped_fits_side_by_side(frame):
+    fits = [
+        fl.lmm("y ~ x + (x | g)", frame),
+        fl.lmm("y ~ 1 + (1 | g)", frame),
+        fl.lmm("y ~ x + (1 | g)", frame, method="ml"),
+    ]
+    table = fl.compare(*fits)
+    assert list(table.columns) == ["reml", "reml (2)", "ml"]
+    names = ["b_Intercept", "b_x", "sd_g__Intercept", "sd_g__x", "cor_g__Intercept__x", "sigma"]
+    assert list(fl.compare(*fits[::-1]).index[:6]) == list(table.index[:6]) == names
+    np.testing.assert_array_equal(table.loc[names, "reml"].astype(float), fits[0].point_estimates[names])
+    assert table.loc[["b_x", "sd_g__x"], "reml (2)"].isna().all()
+    for name in ("loglik", "criterion", "aic", "bic", "seconds", "formula"):
+        assert list(table.loc[name]) == [getattr(fit, name) for fit in fits]
+    assert list(fl.compare(fits[0], names=["slopes"]).columns) == ["slopes"]
+    with pytest.raises(ValueError, match="different data"):
+        fl.compare(fits[0], fl.lmm("y ~ x + (1 | g)", frame.head(200)))
+    with pytest.raises(ValueError, match="different data"):
+        fl.compare(fits[0], fits[0].refit(y=2 * frame["y"]))
+
+
+def test_wide_and_grouped_fits_do_not_mix(fit):
+    rng = np.random.default_rng(0)
+    wide = fl.WideLMM(reml=True).fit(rng.normal(size=(20, 30)), rng.normal(size=20))
+    with pytest.raises(ValueError, match="wide and grouped fits"):
+        fl.compare(wide, fit)
+    with pytest.raises(TypeError, match=r"plot_caterpillar, plot_residuals and plot_profile; .* fit\.trace"):
+        fl.plot_trace(fit)
+    plt.close("all")
