@@ -85,7 +85,7 @@ def test_summary_reads_like_lme4s(fit, frame):
         assert words in text
     for words in ("Groups", "Std.Dev.", "Corr", "Residual", "Number of obs: 240, groups:  g, 30", "Pr(>|t|)"):
         assert words in text
-    assert f"{fit.sigma:.5g}" in text
+    assert f"{fit.sigma**2:.4f}" in text
     assert "(Intr)" in text
     assert str(fit) == text
     ml = fl.lmm("y ~ x + (x | g)", frame, method="ml").summary()
@@ -847,3 +847,27 @@ def test_wide_and_grouped_fits_do_not_mix(fit):
     with pytest.raises(TypeError, match=r"plot_caterpillar, plot_residuals and plot_profile; .* fit\.trace"):
         fl.plot_trace(fit)
     plt.close("all")
+
+
+def block(text, title):
+    """Cells of the lines of a summary under a title."""
+    lines = text.split(title + "\n")[1].split("\n\n")[0].splitlines()
+    return [line.split() for line in lines[1:]]
+
+
+def test_a_summary_has_columns_of_one_precision():
+    """As R's print: to the decimal that shows four digits of the smallest number of a column, or with exponents."""
+    data = make(8, 6, seed=2)
+    text = fl.lmm("y ~ x + (x | g)", data.assign(x=30 * data["x"])).summary()
+    fixed, random = block(text, "Fixed effects:"), block(text, "Random effects:")[:3]
+    for cells in ([row[i] for row in fixed for i in (1, 2)], [row[-2 - (i == 1)] for i, row in enumerate(random)]):
+        decimals = {len(cell.partition(".")[2]) for cell in cells}
+        smallest = min(cells, key=lambda cell: abs(float(cell)))
+        assert len(decimals) == 1
+        assert len(smallest.replace(".", "").lstrip("-0")) == 4
+    tiny = fl.lmm("y ~ x + (1 | g)", data.assign(y=1e-3 * data["y"])).summary()
+    assert "Corr\n" in text
+    assert "Corr\n" not in tiny
+    assert all(
+        "e-" in row[-2] for row in block(tiny, "Random effects:")[:2]
+    )  # variances; standard deviations are short
