@@ -1,33 +1,41 @@
 """Fits of the same data side by side."""
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import pandas as pd
 
 from .result import Fit
 
+if TYPE_CHECKING:
+    from .grouped.result import MixedFit
+
 
 def compare(*fits: object, names: list[str] | None = None) -> pd.DataFrame:
-    """Return a table of fits, one column each: estimates, criteria, and posteriors of β against the first fit's.
+    """Return a table of fits, one column each: estimates, criteria, and of wide fits posteriors of β against the first's.
 
     Parameters
     ----------
-    *fits : Fit or fitted estimator
-        At least one; of the same data.
+    *fits : Fit or fitted estimator, or MixedFit
+        At least one; all wide or all grouped, and of the same data.
     names : list of str, optional
         Column names; default the methods, numbered where they repeat.
 
     Returns
     -------
     DataFrame
-        Rows: intercept and ω (`omega[name]`), `sigma2_beta`, `sigma2_e`, `pve`, `loglik`,
+        Rows of wide fits: intercept and ω (`omega[name]`), `sigma2_beta`, `sigma2_e`, `pve`, `loglik`,
         `criterion` (what each maximised), `elbo`, `gap`,
         `beta_mean_correlation`, `beta_mean_rmse` (posterior means against the first fit's), `beta_var_ratio` (mean of
-        Var(β_j) over the first fit's), `n_iter`, `converged`, `status`, `seconds`.
+        Var(β_j) over the first fit's), `n_iter`, `converged`, `status`, `seconds`. Rows of grouped fits: every parameter
+        but the random effects by its name in `to_frame`, NaN where a model lacks it, then `formula`, `n_parameters`,
+        `loglik`, `criterion`, `aic`, `bic` (both of the criterion), `n_iter`, `converged`, `status`, `seconds`.
 
     Raises
     ------
     ValueError
-        If the fits are not of data of the same size.
+        If the fits are of data of different size or response, or some are wide and some grouped.
 
     Notes
     -----
@@ -42,28 +50,41 @@ def compare(*fits: object, names: list[str] | None = None) -> pd.DataFrame:
     >>> fl.compare(exact, mean_field).loc[["loglik", "elbo"]].shape
     (2, 2)
     """
-    results = [as_fit(fit) for fit in fits]
-    if not results:
+    if not fits:
         raise ValueError("compare needs at least one fit.")
-    sizes = {(fit.n, fit.p, fit.covariate_names) for fit in results}
-    if len(sizes) > 1:
-        raise ValueError(f"fits are of different data: (n, p, covariates) = {sorted(map(str, sizes))}.")
+    grouped = [_is_grouped(fit) for fit in fits]
+    if any(grouped) and not all(grouped):
+        raise ValueError(
+            "compare was given wide and grouped fits, which share no parameters: compare those of WideLMM with each other, "
+            "and those of lmm."
+        )
+    results: list[Any] = list(fits) if all(grouped) else [as_fit(fit) for fit in fits]
     labels = names or default_names(results)
     if len(labels) != len(results):
         raise ValueError(f"names has {len(labels)} entries for {len(results)} fits.")
-    columns = {label: _column(fit, results[0]) for label, fit in zip(labels, results, strict=True)}
-    return pd.DataFrame(columns)
+    columns = _of_grouped(results) if all(grouped) else _of_wide(results)
+    return pd.DataFrame(dict(zip(labels, columns, strict=True)))
 
 
 def as_fit(fit: object) -> Fit:
     """Return the `Fit` of a fitted estimator, or the `Fit` itself."""
+    if _is_grouped(fit):
+        raise TypeError(
+            "This is for wide fits, and was given a fit of lmm. For that there are plot_caterpillar, plot_residuals and "
+            'plot_profile; its iterations are in fit.trace: fit.trace.plot("iteration", "criterion").'
+        )
     found = fit if isinstance(fit, Fit) else getattr(fit, "fit_", None)
     if not isinstance(found, Fit):
         raise TypeError(f"{type(fit).__name__} is neither a Fit nor a fitted estimator: call its fit first.")
     return found
 
 
-def default_names(fits: list[Fit]) -> list[str]:
+def _is_grouped(fit: object) -> bool:
+    """Whether it is a `MixedFit`, a class that the ground floor does not know."""
+    return hasattr(type(fit), "random_effects")
+
+
+def default_names(fits: "Sequence[Fit | MixedFit]") -> list[str]:
     """Return the methods of the fits, numbered where they repeat."""
     labels: list[str] = []
     for fit in fits:
@@ -71,6 +92,33 @@ def default_names(fits: list[Fit]) -> list[str]:
         repeat = sum(known.split(" ")[0] == label for known in labels)
         labels.append(f"{label} ({repeat + 1})" if repeat else label)
     return labels
+
+
+def _of_grouped(fits: "Sequence[MixedFit]") -> list[dict[str, object]]:
+    """Columns of grouped fits: all fixed effects, all variances, σ, and how each fit did."""
+    for fit in fits[1:]:
+        if not np.array_equal(fit.data.design.y, fits[0].data.design.y):
+            raise ValueError(
+                f"fits are of different data: {fit.formula!r} has {fit.n} observations, {fits[0].formula!r} {fits[0].n}, or "
+                "they have other responses."
+            )
+    known = dict.fromkeys(name for fit in fits for name in fit.point_estimates.index)
+    order = sorted(known, key=lambda name: (not name.startswith("b_"), name == "sigma"))
+    others = ("formula", "n_parameters", "loglik", "criterion", "aic", "bic", "n_iter", "converged")
+    return [
+        dict(zip(order, fit.point_estimates.reindex(order), strict=True))
+        | {name: getattr(fit, name) for name in others}
+        | {"status": fit.status.value, "seconds": fit.seconds}
+        for fit in fits
+    ]
+
+
+def _of_wide(fits: Sequence[Fit]) -> list[dict[str, object]]:
+    """Columns of wide fits."""
+    sizes = {(fit.n, fit.p, fit.covariate_names) for fit in fits}
+    if len(sizes) > 1:
+        raise ValueError(f"fits are of different data: (n, p, covariates) = {sorted(map(str, sizes))}.")
+    return [_column(fit, fits[0]) for fit in fits]
 
 
 def _column(fit: Fit, first: Fit) -> dict[str, object]:

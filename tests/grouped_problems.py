@@ -77,3 +77,13 @@ def reference_frame(model):
     for column, levels in model["factor_levels_in_order"].items():
         frame[column] = pd.Categorical(frame[column].astype(str), categories=[str(level) for level in levels])
     return frame
+
+
+def make(groups=30, size=8, sd=(1.0, 0.5), seed=0):
+    """y = 2 + 0.5 x + intercept and slope by group + N(0, 1)."""
+    rng = np.random.default_rng(seed)
+    g = np.repeat(np.arange(groups), size)
+    x = rng.normal(size=g.size)
+    b = rng.normal(size=(groups, 2)) * sd
+    y = 2.0 + 0.5 * x + b[g, 0] + b[g, 1] * x + rng.normal(size=g.size)
+    return pd.DataFrame({"y": y, "x": x, "g": [f"g{i:02d}" for i in g]})

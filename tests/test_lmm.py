@@ -9,19 +9,11 @@ import naive
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.optimize
 import scipy.stats
+from grouped_problems import make
 
 import fastlmm_vi as fl
-
-
-def make(groups=30, size=8, sd=(1.0, 0.5), seed=0):
-    """y = 2 + 0.5 x + intercept and slope by group + N(0, 1)."""
-    rng = np.random.default_rng(seed)
-    g = np.repeat(np.arange(groups), size)
-    x = rng.normal(size=g.size)
-    b = rng.normal(size=(groups, 2)) * sd
-    y = 2.0 + 0.5 * x + b[g, 0] + b[g, 1] * x + rng.normal(size=g.size)
-    return pd.DataFrame({"y": y, "x": x, "g": [f"g{i:02d}" for i in g]})
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +83,7 @@ def test_summary_reads_like_lme4s(fit, frame):
         assert words in text
     for words in ("Groups", "Std.Dev.", "Corr", "Residual", "Number of obs: 240, groups:  g, 30", "Pr(>|t|)"):
         assert words in text
-    assert f"{fit.sigma:.5g}" in text
+    assert f"{fit.sigma**2:.4f}" in text
     assert "(Intr)" in text
     assert str(fit) == text
     ml = fl.lmm("y ~ x + (x | g)", frame, method="ml").summary()
@@ -131,14 +123,61 @@ def test_intervals_against_the_dense_twin(fit, frame):
     twin = problems.dense(fit.data.design, fit.solution.roots)
     combine = np.hstack([twin.X, twin.Z])[:5]
     variance = np.einsum("ij,jk,ik->i", combine, twin.joint_cov(True), combine)
-    z = scipy.stats.norm.isf(0.05)
-    mean = fit.predict(frame.head(5), interval="confidence", level=0.9)
-    np.testing.assert_allclose(mean["upper"] - mean["mean"], z * np.sqrt(variance), rtol=1e-8)
-    wide = fit.predict(frame.head(5), interval="prediction", level=0.9)
-    np.testing.assert_allclose(wide["mean"] - wide["lower"], z * np.sqrt(variance + fit.sigma**2), rtol=1e-8)
-    fixed = fit.predict(frame.head(5), interval="confidence", level=0.9, random_effects=False)
-    of_beta = np.einsum("ij,jk,ik->i", twin.X[:5], fit.vcov.to_numpy(), twin.X[:5])
-    np.testing.assert_allclose(fixed["upper"] - fixed["mean"], z * np.sqrt(of_beta), rtol=1e-8)
+    mean = implied(fit, frame.head(5), interval="confidence")
+    np.testing.assert_allclose(mean["variance"], variance, rtol=1e-6)
+    wide = implied(fit, frame.head(5), interval="prediction")
+    np.testing.assert_allclose(wide["variance"], variance + fit.sigma**2, rtol=1e-6)
+    fixed = implied(fit, frame.head(5), interval="confidence", random_effects=False)
+    tests = fit.test(twin.X[:5], joint=False)
+    np.testing.assert_allclose(fixed["variance"], tests["se"] ** 2, rtol=1e-6)
+    np.testing.assert_allclose(fixed["df"], tests["df"], rtol=1e-4)
+
+
+def implied(fit, data, **options):
+    """Variance and degrees of freedom of intervals, from their widths at two levels."""
+    near, far = (fit.predict(data, level=level, **options) for level in (0.5, 0.9999))
+    near, far = ((table["upper"] - table["lower"]).to_numpy() / 2 for table in (near, far))
+    df = np.array(
+        [
+            scipy.optimize.brentq(
+                lambda k, r=r: np.divide(*scipy.stats.t.isf([5e-5, 0.25], k)) - r, 0.5, 1e5, rtol=1e-13
+            )
+            for r in far / near
+        ]
+    )
+    return pd.DataFrame({"variance": (near / scipy.stats.t.isf(0.25, df)) ** 2, "df": df})
+
+
+def test_degrees_of_freedom_of_a_balanced_table():
+    """One-way, J groups of n: Satterthwaite's own formula, of mean squares between and within."""
+    J, n = 6, 5
+    rng = np.random.default_rng(3)
+    g = np.repeat(np.arange(J), n)
+    data = pd.DataFrame({"g": g, "y": rng.normal(size=J)[g] + rng.normal(size=J * n)})
+    fit = fl.lmm("y ~ 1 + (1 | g)", data)
+    within = fit.sigma**2
+    between = within + n * fit.varcorr["g"].iloc[0, 0]
+
+    def degrees(b, w):
+        return (b * between + w * within) ** 2 / ((b * between) ** 2 / (J - 1) + (w * within) ** 2 / (J * (n - 1)))
+
+    mean = implied(fit, data.head(1), interval="confidence", random_effects=False)
+    assert mean["df"].item() == pytest.approx(J - 1, rel=1e-3)
+    new = pd.DataFrame({"g": [99]})
+    with pytest.warns(fl.FitWarning, match="not in the data"):
+        found = implied(fit, new, interval="confidence")
+    assert found["df"].item() == pytest.approx(degrees((1 + 1 / J) / n, -1 / n), rel=1e-3)
+    with pytest.warns(fl.FitWarning, match="not in the data"):
+        found = implied(fit, new, interval="prediction")
+    assert found["df"].item() == pytest.approx(degrees((1 + 1 / J) / n, 1 - 1 / n), rel=1e-3)
+
+
+def test_intervals_that_depend_on_no_variance_have_no_width():
+    frame = make(6, 5)
+    fit = fl.lmm("y ~ 0 + x + (0 + x | g)", frame)
+    table = fit.predict(frame.head(2).assign(x=[0.0, 1.0]), interval="confidence")
+    assert table.iloc[0].tolist() == [0.0, 0.0, 0.0]
+    assert table["upper"].iloc[1] > table["mean"].iloc[1]
 
 
 def test_new_groups_have_the_variance_of_a_new_group(fit):
@@ -149,18 +188,15 @@ def test_new_groups_have_the_variance_of_a_new_group(fit):
     G = fit.varcorr["g"].to_numpy()
     z = np.array([1.0, 2.0])
     variance = z @ (G + fit.vcov.to_numpy()) @ z
-    half = found["upper"].iloc[1] - found["mean"].iloc[1]
-    assert half == pytest.approx(scipy.stats.norm.isf(0.025) * np.sqrt(variance), rel=1e-9)
+    with pytest.warns(fl.FitWarning, match="not in the data"):
+        assert implied(fit, new, interval="confidence")["variance"].iloc[1] == pytest.approx(variance, rel=1e-6)
 
 
 def test_prediction_intervals_know_of_weights_and_of_random_effects(fit, frame):
     w = np.where(np.arange(len(frame)) % 2, 4.0, 1.0)
     weighted = fl.lmm("y ~ x + (x | g)", frame, weights=w)
-    mean = weighted.predict(interval="confidence")
-    wide = weighted.predict(interval="prediction")
-    z = scipy.stats.norm.isf(0.025)
-    added = ((wide["upper"] - wide["mean"]) / z) ** 2 - ((mean["upper"] - mean["mean"]) / z) ** 2
-    np.testing.assert_allclose(added, weighted.sigma**2 / w, rtol=1e-8)
+    mean, wide = (implied(weighted, None, interval=interval)["variance"] for interval in ("confidence", "prediction"))
+    np.testing.assert_allclose(wide - mean, weighted.sigma**2 / w, rtol=1e-6)
     with pytest.raises(ValueError, match="which has random effects"):
         fit.predict(frame.head(2), interval="prediction", random_effects=False)
 
@@ -179,6 +215,46 @@ def test_prediction_intervals_cover():
         inside.append(frame["y"][~known].between(found["lower"], found["upper"]))
     covered = np.concatenate(inside)
     assert abs(covered.mean() - 0.95) < 0.01 + 3 * np.sqrt(0.95 * 0.05 / covered.size)
+
+
+@pytest.fixture(scope="module")
+def five_groups():
+    """Whether 95 % intervals hold what they are of, 500 times five groups of ten: rows of x = 0 and x = 1."""
+    rng, inside = np.random.default_rng(0), {}
+    for _ in range(500):
+        b = rng.normal(size=6)
+        data = pd.DataFrame({"g": np.repeat(np.arange(5), 10), "x": np.tile(np.linspace(-1.0, 1.0, 10), 5)})
+        data["y"] = 1.0 + 0.5 * data["x"] + b[data["g"]] + rng.normal(size=50)
+        fit = fl.lmm("y ~ x + (1 | g)", data)
+        rows = pd.DataFrame({"x": [0.0, 1.0, 0.0, 1.0], "g": [0, 0, 5, 5]})
+        population = 1.0 + 0.5 * rows["x"]
+        mean = population + b[rows["g"]]
+        for interval, truth, options in [
+            ("population", population, {"interval": "confidence", "random_effects": False}),
+            ("mean", mean, {"interval": "confidence"}),
+            ("observation", mean + rng.normal(size=4), {"interval": "prediction"}),
+        ]:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", fl.FitWarning)
+                table = fit.predict(rows, **options)
+            held = truth.between(table["lower"], table["upper"]).to_numpy().reshape(2, 2)
+            for group, one in zip(("known group", "new group"), held, strict=True):
+                inside.setdefault((interval, group), []).append(one)
+    return {name: np.array(found) for name, found in inside.items()}
+
+
+@pytest.mark.parametrize(
+    "name", [("population", "new group"), ("observation", "known group"), ("observation", "new group")]
+)
+def test_intervals_cover_where_groups_are_few(five_groups, name):
+    """Within three binomial standard errors; by normal quantiles 88 % of the means and 91 % in new groups were held."""
+    assert (np.abs(five_groups[name].mean(axis=0) - 0.95) < 3 * np.sqrt(0.95 * 0.05 / 500)).all()
+
+
+def test_intervals_of_means_of_new_groups_are_rather_too_wide(five_groups):
+    """Few degrees of freedom; by normal quantiles 85 % were held."""
+    held = five_groups["mean", "new group"].mean(axis=0)
+    assert ((0.95 - 3 * np.sqrt(0.95 * 0.05 / 500) < held) & (held < 0.99)).all()
 
 
 def test_simulation_has_the_moments_of_the_model(fit):
@@ -255,8 +331,8 @@ def test_intervals_by_profile_and_by_t(fit):
     profile = fit.conf_int(0.9, method="profile")
     assert list(profile.index) == list(fit.point_estimates.index[2:]) + list(fit.point_estimates.index[:2])
     np.testing.assert_allclose(profile.loc["b_x"], t.loc["x"], rtol=0.1)
-    with pytest.raises(ValueError, match="bootstrap"):
-        fit.conf_int(method="bootstrap")
+    with pytest.raises(ValueError, match="method='boot'"):
+        fit.conf_int(method="boot")
     with pytest.raises(ValueError, match="level=95"):
         fit.conf_int(95)
 
@@ -530,6 +606,46 @@ def test_refit_knows_two_methods(fit):
     assert fit.refit("ml").method == "ml"
     with pytest.raises(ValueError, match="method='REML'"):
         fit.refit("REML")
+    with pytest.raises(ValueError, match="nothing to change"):
+        fit.refit()
+
+
+@pytest.mark.parametrize("method", [None, "ml"])
+def test_refit_to_another_response(frame, method, tmp_path):
+    """The same as a fit of data with that response, whichever way it is given; a file keeps it."""
+    holes = frame.assign(h=frame["g"].str[:2], other=np.exp(0.1 * frame["y"])).sample(frac=1.0, random_state=0)
+    holes.loc[[3, 17], "x"] = np.nan
+    fit = fl.lmm("y ~ poly(x, 2) + (x | g) + (1 | h)", holes, missing="drop")
+    expected = fl.lmm("other ~ poly(x, 2) + (x | g) + (1 | h)", holes, missing="drop", method=method or "reml")
+    by_index = fit.refit(method, y=frame.assign(other=np.exp(0.1 * frame["y"]))["other"])
+    values = fit.refit(method, y=holes["other"].drop(index=[3, 17]).to_numpy())
+    for again in (by_index, values, fl.load(values.save(tmp_path / "fit.npz"))):
+        pd.testing.assert_frame_equal(again.to_frame(), expected.to_frame())
+        pd.testing.assert_series_equal(again.residuals, expected.residuals)
+        assert again.method == expected.method
+        assert again.notes == fit.notes
+
+
+def test_refit_refuses_responses_that_do_not_match(frame):
+    holes = frame.copy()
+    holes.loc[[3, 17], "x"] = np.nan
+    fit = fl.lmm("y ~ x + (1 | g)", holes, missing="drop")
+    with pytest.raises(fl.DataError, match=r"shape \(240,\), the fit has 238 rows, 2 with missing values left out"):
+        fit.refit(y=frame["y"].to_numpy())
+    with pytest.raises(fl.DataError, match="does not name every row"):
+        fit.refit(y=frame["y"].iloc[5:])
+    with pytest.raises(fl.DataError, match="1 missing or infinite"):
+        fit.refit(y=frame["y"].mask(frame.index == 9))
+
+
+def test_refit_leaves_notes_of_the_old_optimum_behind():
+    rng = np.random.default_rng(0)
+    g = np.repeat(np.arange(12), 8)
+    sex = np.array(["f", "m"])[g % 2]
+    frame = pd.DataFrame({"g": g, "sex": sex, "y": 2 * rng.normal(size=12)[g] + rng.normal(size=96)})
+    fit = fl.lmm("y ~ 1 + (0 + sex | g)", frame)
+    assert sum("does not depend on" in note for note in fit.notes) == 1
+    assert sum("does not depend on" in note for note in fit.refit("ml").notes) == 1
 
 
 def test_the_data_are_not_changed(frame):
@@ -552,8 +668,74 @@ def test_likelihood_ratio_tables(frame):
     assert table["p"].iloc[1] == pytest.approx(scipy.stats.chi2.sf(chisq, 1))
     chisq = 2 * (ml[2].criterion - ml[1].criterion)
     assert table["p"].iloc[2] == pytest.approx(0.5 * scipy.stats.chi2.sf(chisq, [1, 2]).sum())
-    same_x = fl.lrt(x, slopes)  # REML compares where X is the same
-    assert same_x["loglik"].iloc[0] == x.criterion
+    assert list(table["method"]) == ["ml, refitted"] * 3
+    assert list(fl.lrt(ml[0], x)["method"]) == ["ml", "ml, refitted"]
+    same_x = fl.lrt(x, slopes, refit=False)  # REML compares where X is the same
+    assert list(same_x["loglik"]) == [x.criterion, slopes.criterion]
+    assert list(same_x["method"]) == ["reml", "reml"]
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-9, 1e9])
+def test_nesting_is_a_matter_of_spans(frame, unit):
+    """Names say nothing: x lies within a polynomial in another unit, a number within the factor of its values."""
+    data = frame.assign(u=unit * frame["x"], k=unit * (np.arange(240) % 4), m=np.arange(240) % 4 + 1e6)
+    data["group"] = data["g"].map({name: f"other {i}" for i, name in enumerate(data["g"].unique()[::-1])})
+    line, curve = fl.lmm("y ~ x + (1 | g)", data), fl.lmm("y ~ poly(u, 2) + (1 | group)", data)
+    assert list(fl.lrt(line, curve)["reference"]) == ["", "χ²(1)"]
+    steps = fl.lmm("y ~ factor(m) + (1 | g)", data)
+    assert list(fl.lrt(fl.lmm("y ~ k + (1 | g)", data), steps)["reference"]) == ["", "χ²(2)"]
+    with pytest.raises(ValueError, match=r"not nested .* lacks x"):
+        fl.lrt(line, steps)
+    slopes = fl.lmm("y ~ x + (0 + factor(m > 1e6 + 1) | g)", data)
+    assert list(fl.lrt(line, slopes)["reference"]) == ["", "½ χ²(1) + ½ χ²(2)"]
+    apart = fl.lmm("y ~ x + (u || g)", data)
+    assert list(fl.lrt(apart, fl.lmm("y ~ x + (1 + I(x + 1) | g)", data))["reference"]) == ["", "χ²(1)"]
+    with pytest.raises(ValueError, match="no term on g"):
+        fl.lrt(fl.lmm("y ~ x + (0 + u | g)", data), slopes)
+
+
+def test_restricted_likelihoods_compare_where_the_spans_are_the_same(frame):
+    """log|XᵀX| of another basis is no evidence."""
+    data = frame.assign(u=1000 * frame["x"])
+    small, large = fl.lmm("y ~ x + (1 | g)", data), fl.lmm("y ~ u + (u | g)", data)
+    same = fl.lrt(small, fl.lmm("y ~ x + (x | g)", data), refit=False)
+    assert fl.lrt(small, large, refit=False)["chisq"].iloc[1] == pytest.approx(same["chisq"].iloc[1], rel=1e-8)
+    with pytest.raises(ValueError, match=r"differ in their fixed effects \(x\)"):
+        fl.lrt(fl.lmm("y ~ 1 + (1 | g)", data), small, refit=False)
+    with pytest.raises(ValueError, match="by REML and by maximum likelihood"):
+        fl.lrt(small, large.refit("ml"), refit=False)
+
+
+@pytest.mark.parametrize("method", ["ml", "reml"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_deletion_of_the_only_term_leaves_least_squares(frame, method, weighted):
+    w = np.random.default_rng(0).uniform(0.5, 2.0, len(frame)) if weighted else None
+    fit = fl.lmm("y ~ x + (1 | g)", frame, method=method, weights=w)
+    table = fit.test_random_effects()
+    design = fit.data.design
+    nothing = naive.Grouped(design.y, design.X, [np.zeros((240, 1))], [np.eye(1)], np.ones(240) if w is None else w)
+    assert table.loc["(1 | g)", "loglik"] == pytest.approx(-0.5 * nothing.deviance(method == "reml"), abs=1e-8)
+    assert table.loc["(1 | g)", "reference"] == "½ χ²(0) + ½ χ²(1)"
+    assert table.loc["<none>", "loglik"] == fit.criterion
+    assert list(table["npar"]) == [4, 3]
+
+
+def test_deletions_leave_models_within_the_model(frame):
+    data = frame.assign(h=np.tile(list("abcdefgh"), 30), f=np.tile(list("uv"), 120))
+    fit = fl.lmm("y ~ x + (x * f | g) + (0 + x | h) + (0 + f | h)", data)
+    table = fit.test_random_effects()
+    assert list(table.index[1:]) == ["x:f in (x * f | g)", "(0 + x | h)", "f in (0 + f | h)"]
+    assert list(table["df"].iloc[1:]) == [4, 1, 2]
+    for label, formula in [
+        ("x:f in (x * f | g)", "y ~ x + (x + f | g) + (0 + x | h) + (0 + f | h)"),
+        ("(0 + x | h)", "y ~ x + (x * f | g) + (0 + f | h)"),
+        ("f in (0 + f | h)", "y ~ x + (x * f | g) + (0 + x | h) + (1 | h)"),
+    ]:
+        other = fl.lmm(formula, data)
+        assert table.loc[label, "loglik"] == pytest.approx(other.criterion, abs=1e-6)
+        assert table.loc[label, "npar"] == other.n_parameters
+        test = fl.lrt(other, fit, refit=False).iloc[1]
+        assert test["reference"] == table.loc[label, "reference"]
 
 
 def test_likelihood_ratio_refuses_what_does_not_compare(frame):
@@ -603,3 +785,27 @@ def test_plots(fit):
             fl.plot_caterpillar(fit, "h")
     finally:
         plt.close("all")
+
+
+def block(text, title):
+    """Cells of the lines of a summary under a title."""
+    lines = text.split(title + "\n")[1].split("\n\n")[0].splitlines()
+    return [line.split() for line in lines[1:]]
+
+
+def test_a_summary_has_columns_of_one_precision():
+    """As R's print: to the decimal that shows four digits of the smallest number of a column, or with exponents."""
+    data = make(8, 6, seed=2)
+    text = fl.lmm("y ~ x + (x | g)", data.assign(x=30 * data["x"])).summary()
+    fixed, random = block(text, "Fixed effects:"), block(text, "Random effects:")[:3]
+    for cells in ([row[i] for row in fixed for i in (1, 2)], [row[-2 - (i == 1)] for i, row in enumerate(random)]):
+        decimals = {len(cell.partition(".")[2]) for cell in cells}
+        smallest = min(cells, key=lambda cell: abs(float(cell)))
+        assert len(decimals) == 1
+        assert len(smallest.replace(".", "").lstrip("-0")) == 4
+    tiny = fl.lmm("y ~ x + (1 | g)", data.assign(y=1e-3 * data["y"])).summary()
+    assert "Corr\n" in text
+    assert "Corr\n" not in tiny
+    assert all(
+        "e-" in row[-2] for row in block(tiny, "Random effects:")[:2]
+    )  # variances; standard deviations are short

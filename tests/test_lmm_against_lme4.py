@@ -7,6 +7,7 @@ import grouped_problems as problems
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 from problems import SHARED
 
 import fastlmm_vi as fl
@@ -19,10 +20,14 @@ pytestmark = pytest.mark.skipif(
 
 
 def frame(name):
-    source = "sleepstudy" if name == "unbalanced" else name
+    source = "sleepstudy" if name in ("unbalanced", "tied") else name
     data = pd.read_csv(problems.DATA / "lme4" / f"{source}.csv")
     if name == "sleepstudy":
         data["w"] = np.arange(180) % 5 + 1.0
+    if name == "tied":
+        i = np.arange(180)
+        data = data.assign(a=i // 30, b=i % 6, s=i // 10 % 4)
+        data["Reaction"] += 20 * np.cos(3 * data["a"]) + 30 * np.cos(2 * data["b"]) + 40 * np.cos(data["s"])
     if name == "unbalanced":
         data = data.drop(index=np.array([1, 5, 17, 33, 80, 81, 82, 120, 121, 150]) - 1)
     if name == "Orthodont":
@@ -48,18 +53,17 @@ def check(fit, expected):
     np.testing.assert_allclose(table["p"], listed(expected["p"]), rtol=2e-2, atol=1e-6)
     assert fit.singular == expected["singular"]
     estimates = []
-    for term, covariance in zip(fit.data.design.terms, fit.varcorr.values(), strict=True):
+    for covariance in fit.varcorr.values():
         sd = np.sqrt(np.diag(covariance))
         with np.errstate(invalid="ignore"):
             entries = covariance.to_numpy() / np.outer(sd, sd)
         np.fill_diagonal(entries, sd)
-        columns, rows = np.triu_indices(len(term.names))
-        estimates.append((len(term.factor.levels), entries[rows, columns]))
-    in_order = [values for _, values in sorted(estimates, key=lambda pair: -pair[0])]
+        columns, rows = np.triu_indices(len(sd))
+        estimates.append(entries[rows, columns])
     known = np.array(expected["sd"])
     if fit.formula == UNIDENTIFIED:
-        known[1] = in_order[0][1]  # any correlation fits as well
-    np.testing.assert_allclose(np.concatenate([*in_order, [fit.sigma]]), known, rtol=1e-3, atol=2e-4)
+        known[1] = estimates[0][1]  # any correlation fits as well
+    np.testing.assert_allclose(np.concatenate([*estimates, [fit.sigma]]), known, rtol=1e-3, atol=2e-4)
 
 
 @pytest.mark.filterwarnings("ignore:Fixed effects left out:fastlmm_vi.FitWarning")  # lmer prints a message there
@@ -115,3 +119,80 @@ def test_prediction():
         known = fit.predict(new)
     np.testing.assert_allclose(known, VALUES["predict"]["known"], rtol=1e-6)
     np.testing.assert_allclose(fit.predict(new, random_effects=False), VALUES["predict"]["population"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("expected", VALUES["orders"], ids=lambda expected: expected["formula"])
+def test_order_of_terms(expected):
+    """As written where no factor has more levels than the one before it; else by levels, the last of equals first."""
+    fit = fl.lmm(expected["formula"], frame("tied"))
+    np.testing.assert_allclose(fit.theta, expected["theta"], rtol=1e-4, atol=1e-6)
+    assert list(fit.varcorr) == list(fit.random_effects_var) == expected["groups"]
+    effects = {name: listed(columns) for name, columns in expected["effects"].items()}
+    assert {name: list(table.columns) for name, table in fit.random_effects.items()} == effects
+    assert list(fit.random_effects) == list(fit.groups) == list(effects)
+    places = [fit.summary().index(f"\n {name} ") for name in expected["groups"]]
+    assert places == sorted(places)
+    for label, table in fit.varcorr.items():
+        variances = fit.random_effects_var[label]
+        assert variances.shape[1:] == table.shape
+        assert len(variances) == fit.groups[label.removesuffix(".1")]
+
+
+@pytest.mark.parametrize(
+    "expected", VALUES["drops"], ids=lambda expected: f"{expected['formula']}, {expected['method']}"
+)
+def test_deletions_of_random_terms(expected):
+    """lmerTest's ranova: its statistics; its p where nothing is on the boundary."""
+    table = fl.lmm(expected["formula"], frame(expected["data"]), method=expected["method"]).test_random_effects()
+    assert list(table.index) == expected["rows"]
+    assert list(table["npar"]) == expected["npar"]
+    np.testing.assert_allclose(table["loglik"], expected["loglik"], atol=2e-5)
+    np.testing.assert_allclose(table["chisq"].iloc[1:], expected["chisq"][1:], atol=5e-5)
+    assert list(table["df"].iloc[1:]) == expected["df"][1:]
+    for (_, row), p in zip(table.iloc[1:].iterrows(), expected["p"][1:], strict=True):
+        k = int(row["df"])
+        assert row["reference"] in (f"½ χ²({k - 1}) + ½ χ²({k})", f"χ²({k})")
+        mixed = 0.5 * scipy.stats.chi2.sf(row["chisq"], [k, k - 1]).sum() if k > 1 else 0.5 * p
+        assert row["p"] == pytest.approx(mixed if "½" in row["reference"] else p, rel=1e-3)
+
+
+def test_refitting_before_a_likelihood_ratio_test():
+    """As anova(): Days is tested by maximum likelihood though both fits are by REML."""
+    large = fl.lmm("Reaction ~ Days + (Days | Subject)", frame("sleepstudy"))
+    row = fl.lrt(large, fl.lmm("Reaction ~ 1 + (Days | Subject)", frame("sleepstudy"))).loc[large.formula]
+    expected = VALUES["refitted"]
+    assert row["chisq"] == pytest.approx(expected["Chisq"], abs=1e-4)
+    assert row["df"] == expected["Df"]
+    assert row["p"] == pytest.approx(expected["Pr(>Chisq)"], rel=1e-4)
+    assert row["method"] == "ml, refitted"
+
+
+@pytest.mark.parametrize("name", ["two", "dependent", "unequal"])
+def test_joint_hypotheses(name):
+    """lmerTest's contest."""
+    expected = VALUES["tests"][name]
+    if name == "unequal":
+        fit = fl.lmm("Reaction ~ Days + I(Days^2) + (Days || Subject)", frame("unbalanced"))
+        table = fit.test(["Days", "I(Days^2)"])
+    else:
+        fit = fl.lmm("distance ~ age * Sex + (age | Subject)", frame("Orthodont"))
+        L = [[0, 0, 1, 0], [0, 0, 0, 1], [0, 0, 1, 1]]
+        table = fit.test(L[:2] if name == "two" else L)
+    assert list(table.columns) == ["F", "df1", "df2", "p"]
+    np.testing.assert_allclose(table[["F", "df1"]].iloc[0], [expected["F"], expected["df1"]], rtol=1e-5)
+    np.testing.assert_allclose(table[["df2", "p"]].iloc[0], [expected["df2"], expected["p"]], rtol=2e-3)  # differences
+
+
+def test_hypotheses_one_by_one():
+    fit = fl.lmm("distance ~ age * Sex + (age | Subject)", frame("Orthodont"))
+    L = pd.DataFrame({"SexFemale": [1, 0, 1], "age:SexFemale": [0, 1, 1]}, index=["sex", "slope", "both"])
+    table = fit.test(L, joint=False)
+    assert list(table.index) == list(L.index)
+    for name, expected in VALUES["tests"]["apart"].items():
+        np.testing.assert_allclose(table[name], expected, rtol=1e-3 if name in ("df", "p") else 1e-5)
+
+
+def test_refit_to_another_response():
+    data = frame("sleepstudy")
+    fit = fl.lmm("Reaction ~ Days + (Days | Subject)", data)
+    check(fit.refit(y=np.sqrt(data["Reaction"])), VALUES["response"])

@@ -29,7 +29,8 @@ def save(fit: "MixedFit", path: str | Path) -> Path:
     header: dict[str, Any] = {name: getattr(fit, name) for name in PLAIN}
     header |= {"kind": KIND, "status": fit.status.value, "timings": dict(fit.timings), "columns": list(design.columns)}
     header |= {"weights": design.weights_name, "n_missing": design.n_missing, "unused_levels": design.unused_levels}
-    arrays: dict[str, Any] = {"theta": fit.standard_theta, "state": _state_text(design.state)}
+    # The response of a refit is in no column.
+    arrays: dict[str, Any] = {"theta": fit.standard_theta, "y": design.y, "state": _state_text(design.state)}
     arrays["path_theta"] = np.array([theta for theta, _ in fit.path])
     arrays["path_deviance"] = np.array([value for _, value in fit.path])
     header["index"] = [name if isinstance(name, str | int | None) else str(name) for name in design.index.names]
@@ -52,11 +53,12 @@ def load(path: str | Path) -> dict[str, Any]:
         index = _index([_column(archive, f"index{i}") for i in range(len(header["index"]))], header["index"])
         steps = zip(archive["path_theta"], archive["path_deviance"].tolist(), strict=True)
         fields = {"standard_theta": archive["theta"], "path": tuple(steps)}
+        y = archive["y"]
     frame = pd.DataFrame(series, index=index)
     weights: Any = header.pop("weights")
     weights = frame[WEIGHTS] if weights == WEIGHTS else weights
     design = build(header["formula"], frame, weights=weights, state=state)
-    design = replace(design, n_missing=header["n_missing"], unused_levels=header["unused_levels"])
+    design = replace(design, y=y, n_missing=header["n_missing"], unused_levels=header["unused_levels"])
     fields |= {name: header[name] for name in PLAIN} | {"timings": header["timings"]}
     fields |= {"status": Status(header["status"]), "notes": tuple(header["notes"])}
     return fields | {"data": CrossProducts.of(design)}

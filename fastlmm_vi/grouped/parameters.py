@@ -1,6 +1,7 @@
 """The variance parameters as people name them: standard deviations and correlations, by brms' names."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -12,6 +13,18 @@ from .solution import Solution
 def plain(name: str) -> str:
     """R's name of an effect as brms writes it: without parentheses around the intercept."""
     return "Intercept" if name == "(Intercept)" else name
+
+
+def order(terms: Sequence[Term]) -> list[int]:
+    """Places of the terms in lme4's order, which its `theta`, `VarCorr` and `ranef` share.
+
+    As written where no factor has more levels than the one before it; else by decreasing number of levels, ties reversed.
+    """
+    levels = [len(term.factor.levels) for term in terms]
+    written = list(range(len(levels)))
+    if all(before >= after for before, after in pairwise(levels)):
+        return written
+    return sorted(written, key=lambda k: levels[k])[::-1]
 
 
 def names(terms: Sequence[Term]) -> list[str]:

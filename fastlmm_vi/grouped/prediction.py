@@ -9,11 +9,13 @@ import scipy.stats
 
 from ..errors import FitWarning
 from ..result import Array
-from .solution import Rows
+from .solution import Rows, Solution
 
 if TYPE_CHECKING:
     from .result import MixedFit
 INTERVALS = (None, "confidence", "prediction")
+# Degrees of freedom where the delta method gives fewer: the standard error of a variance near 0 says little of it.
+LEAST = 1.0
 
 
 def predict(
@@ -46,18 +48,35 @@ def predict(
         mean[known] += np.einsum("ij,ij->i", Z[known], solution.effects[k][codes[known]])
     if interval is None:
         return pd.Series(mean, index=index, name="mean")
-    variance = solution.variance_of(X, rows) + _of_new_groups(fit, rows)
+    noise = np.zeros(len(X))
     if interval == "prediction":
-        variance += solution.sigma**2 / (1.0 if data is not None or design.weights is None else design.weights)
-    half = scipy.stats.norm.isf(0.5 * (1.0 - level)) * np.sqrt(variance)
+        noise += 1.0 / (1.0 if data is not None or design.weights is None else design.weights)
+    variance, df = _spread(fit, X, rows, noise)
+    half = scipy.stats.t.isf(0.5 * (1.0 - level), df) * np.sqrt(variance)
     return pd.DataFrame({"mean": mean, "lower": mean - half, "upper": mean + half}, index=index)
 
 
-def _of_new_groups(fit: "MixedFit", rows: Rows) -> Array:
+def _spread(fit: "MixedFit", X: Array, rows: Rows, noise: Array) -> tuple[Array, Array]:
+    """Variance of every row's error, and the degrees of freedom of its estimate: each distinct row once."""
+    if not rows:  # as `MixedFit.test` of the same combinations
+        return np.einsum("ij,jk,ik->i", X, fit.solution.beta_cov, X), fit.uncertainty.satterthwaite(X)
+    table = np.column_stack([X, noise, *(np.column_stack(part) for part in rows)])
+    _, first, place = np.unique(table, axis=0, return_index=True, return_inverse=True)
+    X, noise, rows = X[first], noise[first], [(Z[first], codes[first]) for Z, codes in rows]
+
+    def variance(solution: Solution) -> Array:
+        return solution.variance_of(X, rows) + _of_new_groups(solution, rows) + solution.sigma**2 * noise
+
+    v = variance(fit.solution)
+    df = np.maximum(fit.uncertainty.degrees(v, fit.uncertainty.jacobian(variance)), LEAST)
+    return v[place.ravel()], df[place.ravel()]
+
+
+def _of_new_groups(solution: Solution, rows: Rows) -> Array:
     """Variance of random effects that the fit knows nothing of."""
     parts = []
     for k, (Z, codes) in enumerate(rows):
-        spread = fit.sigma * Z @ fit.solution.roots[k]
+        spread = solution.sigma * Z @ solution.roots[k]
         parts.append(np.where(codes < 0, np.einsum("ij,ij->i", spread, spread), 0.0))
     return sum(parts, np.zeros(1))
 

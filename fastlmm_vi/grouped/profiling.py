@@ -1,8 +1,9 @@
 """Profile likelihood: how much the deviance rises when one parameter is held at a value and all others are fitted again."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,9 +31,10 @@ class Profile:
     The deviance is that of maximum likelihood, as in lme4's `profile`; under the model ζ is nearly standard normal.
     """
 
-    def __init__(self, fit: "MixedFit", name: str) -> None:
+    def __init__(self, fit: "MixedFit", name: str, report: Callable[[float], None] = lambda value: None) -> None:
         self.ml = fit if not fit.reml else fit.refit("ml")
         self.name = name
+        self.report = report  # called with every value
         self.estimate = float(self.ml.point_estimates[name])
         self.lowest, self.highest = _range(name)
         self._held: Callable[[float], float] = (
@@ -41,6 +43,7 @@ class Profile:
 
     def zeta(self, value: float) -> float:
         """ζ at a value."""
+        self.report(value)
         rise = self._held(value) - self.ml.deviance
         return float(np.copysign(np.sqrt(max(rise, 0.0)), value - self.estimate))
 
@@ -71,13 +74,27 @@ class Profile:
         return pd.DataFrame({"parameter": self.name, "value": grid, "zeta": [self.zeta(value) for value in grid]})
 
 
-def intervals(fit: "MixedFit", level: float, names: list[str]) -> pd.DataFrame:
+def tables(fit: "MixedFit", names: list[str], show: Callable[[str], None]) -> pd.DataFrame:
+    """See `MixedFit.profile`."""
+    return pd.concat([profile.table() for profile in _profiles(fit, names, show)], ignore_index=True)
+
+
+def intervals(fit: "MixedFit", level: float, names: list[str], show: Callable[[str], None]) -> pd.DataFrame:
     """Bounds by the profile, for parameters by their brms names."""
     z = float(scipy.stats.norm.isf(0.5 * (1.0 - level)))
-    profiles = [Profile(fit, name) for name in names]
-    return pd.DataFrame(
-        {"lower": [p.bound(-z) for p in profiles], "upper": [p.bound(z) for p in profiles]}, index=names
-    )
+    bounds = [(profile.bound(-z), profile.bound(z)) for profile in _profiles(fit, names, show)]
+    return pd.DataFrame(bounds, index=names, columns=["lower", "upper"])
+
+
+def _profiles(fit: "MixedFit", names: list[str], show: Callable[[str], None]) -> Iterator[Profile]:
+    """Of every name, with one fit by maximum likelihood for all."""
+    ml = fit.refit("ml") if fit.reml else fit
+    for i, name in enumerate(names, start=1):
+        yield Profile(ml, name, partial(_say, show, f"profile of {name} ({i} of {len(names)})"))
+
+
+def _say(show: Callable[[str], None], what: str, value: float) -> None:
+    show(f"{what}, at {value:.4g}")
 
 
 def _range(name: str) -> tuple[float, float]:
@@ -106,6 +123,9 @@ def _variance(ml: "MixedFit", name: str) -> Callable[[float], float]:
     free, scale = likelihood.free, ml.data.fixed.scale
     first = np.append(ml.standard_theta, 2.0 * np.log(ml.sigma / scale))
     start = first
+    ceiling = (
+        min((_without(ml, k, j) for k, j in _pair(ml, place)), default=np.inf) if name.startswith("cor_") else np.inf
+    )
     size = max(abs(float(ml.variances["estimate"].iloc[place])), 1e-3 * ml.sigma) if not name.startswith("cor") else 1.0
 
     def variance(phi: Array) -> float:
@@ -130,9 +150,29 @@ def _variance(ml: "MixedFit", name: str) -> Callable[[float], float]:
         constraint: dict[str, Any] = {"type": "eq", "fun": lambda phi: parameter(phi) - value / size}
         found = min((_constrained(deviance, constraint, phi) for phi in (start, first)), key=_rank)
         start = found.x if found.success else first
-        return float(found.fun)
+        return min(float(found.fun), ceiling)
 
     return held
+
+
+def _pair(ml: "MixedFit", place: int) -> list[tuple[int, int]]:
+    """Term and column of the two effects whose correlation stands at a place among the variances."""
+    for k, term in enumerate(ml.data.design.terms):
+        d = len(term.names)
+        rows, columns = np.triu_indices(d, 1)
+        if d <= place < d + rows.size:
+            return [(k, int(rows[place - d])), (k, int(columns[place - d]))]
+        place -= d + rows.size
+    return []
+
+
+def _without(ml: "MixedFit", k: int, j: int) -> float:
+    """The least deviance without one effect of a term: that of every correlation of the effect, as its variance goes to 0."""
+    terms = list(ml.data.design.terms)
+    names = terms[k].names
+    terms[k] = replace(terms[k], basis=np.delete(terms[k].basis, j, axis=1), names=names[:j] + names[j + 1 :])
+    likelihood = Likelihood(CrossProducts.of(replace(ml.data.design, terms=tuple(terms))), False)
+    return reml.fit(likelihood).deviance + likelihood.constant
 
 
 def _constrained(deviance: Callable[[Array], tuple[float, Array]], constraint: dict[str, Any], start: Array) -> Any:

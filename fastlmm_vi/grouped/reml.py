@@ -9,7 +9,7 @@ from ..result import Array, Status
 from .cross_products import CrossProducts
 from .information import average_information
 from .likelihood import Evaluation, Likelihood
-from .trust_region import Minimum, minimise
+from .trust_region import Minimum, differences, minimise
 
 DOUBTFUL = 1e-3  # curvature, relative to the largest, below which it is looked at more closely
 SINGULAR = 1e-5  # pivot of Λ, in standard coordinates, that is 0: Newton's steps end far below it or far above
@@ -28,15 +28,17 @@ class Optimum:
     theta: Array
     deviance: float
     singular: bool  # whether a term's covariance has lost rank
+    hessian: Array  # in θ, roughly
     minimum: Minimum[Evaluation]
 
     @property
     def doubtful(self) -> bool:
-        """Whether the deviance may be flat along some direction, as far as the search's Hessian tells, per level."""
-        data = self.likelihood.data
+        """Whether the deviance may be flat along some direction, per level; columns of Λ that are 0 aside."""
+        data, triangles = self.likelihood.data, self.likelihood.unpack(self.theta)
         levels = [len(data.design.terms[k].factor.levels) for k in self.likelihood.terms]
         size = np.sqrt(np.repeat(levels, [len(places) for places in self.likelihood.triangles]))
-        values = np.linalg.eigvalsh(self.minimum.hessian / np.outer(size, size))
+        active = self.likelihood.pack([np.tile(np.diag(L) > 0.0, (len(L), 1)) for L in triangles]).astype(bool)
+        values = np.linalg.eigvalsh((self.hessian / np.outer(size, size))[np.ix_(active, active)])
         return bool(values.min(initial=np.inf) < DOUBTFUL * values.max(initial=0.0))
 
     @property
@@ -83,8 +85,11 @@ def _search(likelihood: Likelihood, theta: Array, max_iter: int, report: Callabl
     found = minimise(likelihood, theta, likelihood(theta), guide, max_iter, report)
     roots = [canonical(L) for L in likelihood.unpack(found.x)]
     theta, singular = likelihood.pack([L for L, _ in roots]), any(rank < len(L) for L, rank in roots)
-    deviance = likelihood(theta).deviance if singular else found.value.deviance
-    return Optimum(likelihood, theta, deviance, singular, found)
+    deviance, hessian = found.value.deviance, found.hessian
+    if singular or cheap:
+        at = likelihood(theta)
+        deviance, hessian = at.deviance, differences(likelihood, theta, at.gradient) if cheap else hessian
+    return Optimum(likelihood, theta, deviance, singular, hessian, found)
 
 
 def _better(one: Optimum, other: Optimum) -> Optimum:

@@ -8,14 +8,42 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ..errors import FitWarning
+from ..errors import DataError, FitWarning
 from ..result import Array
 from . import reml
 from .cross_products import CrossProducts
+from .design import GroupedDesign
 from .likelihood import Likelihood
 
 if TYPE_CHECKING:
     from .result import MixedFit
+
+
+def checked_response(design: GroupedDesign, y: Any) -> Array:
+    """Return another response in the order of the rows, (N,).
+
+    Raises
+    ------
+    DataError
+        If it does not match them, or is not finite.
+    """
+    if isinstance(y, pd.Series) and not y.index.equals(design.index):
+        if not (y.index.is_unique and design.index.isin(y.index).all()):
+            raise DataError(
+                "y is a Series whose index does not name every row of the data once: align it, or give its values alone."
+            )
+        y = y.loc[design.index]
+    values = np.array(y, dtype=np.float64)
+    if values.shape != design.y.shape:
+        left_out = f", {design.n_missing} with missing values left out" if design.n_missing else ""
+        raise DataError(
+            f"y has shape {values.shape}, the fit has {len(design.y)} rows{left_out}: give one value for each."
+        )
+    if not np.isfinite(values).all():
+        raise DataError(
+            f"y has {int((~np.isfinite(values)).sum())} missing or infinite values: leave those rows out of the fit."
+        )
+    return values
 
 
 def simulate(fit: "MixedFit", draws: int, *, random_state: Any, random_effects: str) -> pd.DataFrame:
@@ -41,6 +69,19 @@ def bootstrap(fit: "MixedFit", draws: int, *, random_state: Any, report: Callabl
     if failed:
         warnings.warn(f"{failed} of {draws} bootstrap fits stopped before their optimum.", FitWarning, stacklevel=3)
     return pd.DataFrame(rows)
+
+
+def intervals(draws: pd.DataFrame, level: float) -> pd.DataFrame:
+    """Percentile intervals of every column; draws without a value (a correlation with a variance of 0) are left out."""
+    lost = draws.isna().sum()
+    for name in lost.index[lost > 0]:
+        warnings.warn(
+            f"{lost[name]} of {len(draws)} bootstrap fits have no {name}, as a variance is 0: its interval is of the others.",
+            FitWarning,
+            stacklevel=3,
+        )
+    tail = 0.5 * (1.0 - level)
+    return pd.DataFrame({"lower": draws.quantile(tail), "upper": draws.quantile(1.0 - tail)})
 
 
 def _draw(fit: "MixedFit", rng: np.random.Generator, *, new: bool) -> Array:

@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,7 +18,7 @@ from .. import threads
 from ..errors import ConvergenceWarning, DataError
 from ..progress import stages
 from ..result import Array, Status
-from . import files, parameters, prediction, profiling, reml, resampling, summary
+from . import deletions, files, hypotheses, parameters, prediction, profiling, reml, resampling, summary
 from .cross_products import CrossProducts
 from .likelihood import Likelihood
 from .solution import Solution
@@ -113,7 +114,7 @@ class MixedFit:
             path=tuple((x, value + constant) for x, value in found.path),
             timings={**(timings or {}), method: time.perf_counter() - begin},
         )
-        if optimum.doubtful and not fit.singular:
+        if optimum.doubtful:
             fit = replace(fit, notes=(*notes, *fit._undetermined()))
         if not fit.converged:
             warnings.warn(
@@ -149,9 +150,8 @@ class MixedFit:
 
     @property
     def groups(self) -> dict[str, int]:
-        """Number of levels of every grouping factor, the largest first."""
-        sizes = {term.factor.name: len(term.factor.levels) for term in self.data.design.terms}
-        return dict(sorted(sizes.items(), key=lambda item: -item[1]))
+        """Number of levels of every grouping factor, in the order of `theta`."""
+        return {name: len(self.data.design.terms[ks[0]].factor.levels) for name, ks in self._by_factor.items()}
 
     @property
     def fixed_names(self) -> tuple[str, ...]:
@@ -248,34 +248,33 @@ class MixedFit:
     def theta(self) -> Array:
         """Relative Cholesky factors Λ in the units of the data, as lme4's `getME(m, "theta")`.
 
-        Lower triangles by columns, terms by decreasing number of levels.
+        Lower triangles by columns, terms in lme4's order: as written where no factor has more levels than the one before
+        it, else by decreasing number of levels, of equals the last one first.
         """
-        terms = self.data.design.terms
-        order = sorted(range(len(terms)), key=lambda k: -len(terms[k].factor.levels))
-        return self.likelihood.pack([_triangle(self.solution.roots[k]) for k in order])
+        return self.likelihood.pack([_triangle(self.solution.roots[k]) for k in self.term_labels.values()])
 
     @cached_property
-    def term_labels(self) -> tuple[str, ...]:
-        """Factor of every term, numbered from the second term of a factor on: Subject, Subject.1."""
-        seen: dict[str, int] = {}
-        labels = []
-        for term in self.data.design.terms:
-            again = seen.get(term.factor.name, 0)
-            labels.append(f"{term.factor.name}.{again}" if again else term.factor.name)
-            seen[term.factor.name] = again + 1
-        return tuple(labels)
+    def term_labels(self) -> dict[str, int]:
+        """Factor of every term, numbered from its second term on (Subject, Subject.1), with the term's place in the formula.
+
+        In the order of `theta`.
+        """
+        terms, labels = self.data.design.terms, dict[str, int]()
+        seen: Counter[str] = Counter()
+        for k in parameters.order(terms):
+            name = terms[k].factor.name
+            labels[f"{name}.{seen[name]}" if seen[name] else name] = k
+            seen[name] += 1
+        return labels
 
     @cached_property
     def varcorr(self) -> dict[str, pd.DataFrame]:
         """Covariance matrix of the random effects of every term, as lme4's `VarCorr`."""
-        return {
-            label: pd.DataFrame(self.sigma**2 * root @ root.T, index=list(term.names), columns=list(term.names))
-            for label, term, root in zip(self.term_labels, self.data.design.terms, self._roots, strict=True)
-        }
-
-    @property
-    def _roots(self) -> list[Array]:
-        return [self.solution.roots[k] for k in range(len(self.data.design.terms))]
+        found = {}
+        for label, k in self.term_labels.items():
+            names, root = list(self.data.design.terms[k].names), self.solution.roots[k]
+            found[label] = pd.DataFrame(self.sigma**2 * root @ root.T, index=names, columns=names)
+        return found
 
     # Effects.
 
@@ -298,55 +297,149 @@ class MixedFit:
     @cached_property
     def coefficients(self) -> pd.DataFrame:
         """Fixed effects with se, Satterthwaite's degrees of freedom, t and p."""
-        df = self.uncertainty.satterthwaite() if self.fixed_names else np.zeros(0)
-        t = self.fixed_effects / self.se
-        p = 2.0 * scipy.stats.t.sf(np.abs(t), df)
-        return pd.DataFrame({"estimate": self.fixed_effects, "se": self.se, "df": df, "t": t, "p": p})
+        return hypotheses.one_by_one(self, pd.DataFrame(np.eye(len(self.fixed_names)), index=list(self.fixed_names)))
 
-    def conf_int(self, level: float = 0.95, *, method: str = "wald") -> pd.DataFrame:
+    def test(self, contrasts: Any, *, joint: bool = True) -> pd.DataFrame:
+        """Wald tests that linear combinations of the fixed effects are 0, Lβ = 0, as lmerTest's `contest`.
+
+        Parameters
+        ----------
+        contrasts : str, list of str, array (q, p) or DataFrame
+            A coefficient by R's name, several of them, or L: a row per hypothesis, a column per coefficient. A DataFrame has
+            the names of coefficients as columns (those that it lacks are 0) and of hypotheses as its index.
+        joint : bool, default True
+            All of them at once, by F; False tests one after the other, by t.
+
+        Returns
+        -------
+        DataFrame
+            One hypothesis, or `joint=False`: a row each with `estimate`, `se`, `df`, `t` and `p`, Satterthwaite's degrees
+            of freedom. Several at once: one row with `F`, `df1` (their rank), `df2` and `p`; df2 is made of those of
+            uncorrelated combinations (Fai and Cornelius, Journal of Statistical Computation and Simulation 54, 1996) of
+            the hypotheses in units of their standard errors. lmerTest takes them in units of the data, and its df2
+            changes with these.
+
+        Raises
+        ------
+        ValueError
+            If a name is no coefficient, or L has another shape.
+
+        Examples
+        --------
+        >>> import numpy as np, pandas as pd, fastlmm_vi as fl
+        >>> rng = np.random.default_rng(0)
+        >>> df = pd.DataFrame({"g": np.repeat(list("abcdefgh"), 9), "dose": np.tile(list("uvw"), 24)})
+        >>> df["y"] = np.tile([0.0, 1.0, 3.0], 24) + np.repeat(rng.normal(size=8), 9) + rng.normal(size=72)
+        >>> fit = fl.lmm("y ~ dose + (1 | g)", df)
+        >>> fit.test(["dosev", "dosew"]).round(2).to_dict("records")
+        [{'F': 58.33, 'df1': 2, 'df2': 62.0, 'p': 0.0}]
+        >>> fit.test(pd.DataFrame({"dosev": [-1.0], "dosew": [1.0]}, index=["w - v"])).round(2)
+               estimate    se    df     t    p
+        w - v      2.18  0.26  62.0  8.22  0.0
+        """
+        return hypotheses.test(self, contrasts, joint=joint)
+
+    def conf_int(
+        self,
+        level: float = 0.95,
+        *,
+        method: str = "wald",
+        parameters: "str | list[str] | None" = None,
+        draws: int = 500,
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> pd.DataFrame:
         """Confidence intervals.
 
         Parameters
         ----------
         level : float, default 0.95
-        method : {"wald", "profile"}, default "wald"
+        method : {"wald", "profile", "bootstrap"}, default "wald"
             "wald": of the fixed effects, by t with Satterthwaite's degrees of freedom. "profile": of all parameters, by
             brms' names, where the profiled likelihood-ratio statistic reaches the quantile (as lme4's `confint`; maximum
-            likelihood is fitted for it). It takes some hundred fits.
+            likelihood is fitted for it). It takes some hundred fits. "bootstrap": of all parameters, quantiles of the
+            estimates from simulated responses (`bootstrap`), one fit a draw.
+        parameters : str or list of str, optional
+            Those wanted, by the names of the table; default all.
+        draws, random_state
+            Of the bootstrap.
+        verbose : int, default 0
+            1 shows the progress of profiles and of the bootstrap.
 
         Returns
         -------
         DataFrame with columns `lower`, `upper`
+
+        Warns
+        -----
+        FitWarning
+            If bootstrap fits stopped early, or have no correlation, as a variance is 0: the quantiles are of the others.
         """
         level = prediction.checked_level(level)
+        if method == "wald":
+            names = _chosen(parameters, list(self.fixed_names))
+            table = self.coefficients.loc[names]
+            half = scipy.stats.t.isf(0.5 * (1.0 - level), table["df"]) * table["se"]
+            return pd.DataFrame({"lower": table["estimate"] - half, "upper": table["estimate"] + half})
+        names = _chosen(parameters, [*self.variances.index, *self.fixed_parameters])
         if method == "profile":
-            with threads.limit(1):  # many small fits
-                return profiling.intervals(self, level, [*self.variances.index, *self.fixed_parameters])
-        if method != "wald":
-            raise ValueError(f"method={method!r} is not known: choose 'wald' or 'profile'.")
-        table = self.coefficients
-        half = scipy.stats.t.isf(0.5 * (1.0 - level), table["df"]) * table["se"]
-        return pd.DataFrame({"lower": table["estimate"] - half, "upper": table["estimate"] + half})
+            with threads.limit(1), stages(verbose > 0) as show:  # many small fits
+                return profiling.intervals(self, level, names, show)
+        if method == "bootstrap":
+            table = self.bootstrap(draws, random_state=random_state, verbose=verbose)[names]
+            return resampling.intervals(table, level)
+        raise ValueError(f"method={method!r} is not known: choose 'wald', 'profile' or 'bootstrap'.")
 
-    def profile(self, parameters: "list[str] | None" = None) -> pd.DataFrame:
+    def profile(self, parameters: "str | list[str] | None" = None, *, verbose: int = 0) -> pd.DataFrame:
         """Return ζ, the signed root of the likelihood-ratio statistic, on a grid of values of every parameter.
 
         Parameters
         ----------
-        parameters : list of str, optional
+        parameters : str or list of str, optional
             By brms' names, those of `to_frame` (`sd_g__x`, `b_x`, `sigma`); default all but the random effects.
+        verbose : int, default 0
+            1 shows progress: of large data each parameter takes minutes.
 
         Returns
         -------
         DataFrame with columns `parameter`, `value`, `zeta`
         """
-        known = [*self.variances.index, *self.fixed_parameters]
-        names = known if parameters is None else list(parameters)
-        unknown = [name for name in names if name not in known]
-        if unknown:
-            raise ValueError(f"parameters {unknown} are not of this model: choose from {known}.")
+        names = _chosen(parameters, [*self.variances.index, *self.fixed_parameters])
+        with threads.limit(1), stages(verbose > 0) as show:  # many small fits
+            return profiling.tables(self, names, show)
+
+    def test_random_effects(self) -> pd.DataFrame:
+        """Test every random term by leaving it out, as lmerTest's `ranova`.
+
+        An intercept alone, (1 | g), goes as a whole, the only term of a model too: what is left is least squares. Of other
+        terms one effect goes at a time, `x` of (x | g), where what is left lies within the term; else the term as a whole.
+        By the criterion of the fit, ML or REML.
+
+        Returns
+        -------
+        DataFrame
+            A row per deletion after that of the model itself, "<none>": `npar`, `aic`, `bic`, `loglik`, `chisq`, `df`,
+            `reference` and `p`, as `lrt` has them. As the variance that is left out lies on the boundary, p is that of a
+            mixture of χ² distributions; `ranova` takes χ² with all `df`, whose p is too large, for a single variance
+            by a factor of 2. `ranova` also puts (1 | g) in place of (0 + x | g), a model that is not nested; here
+            the term is left out.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If a fit without a term stopped before its optimum.
+
+        Examples
+        --------
+        >>> import numpy as np, pandas as pd, fastlmm_vi as fl
+        >>> rng = np.random.default_rng(0)
+        >>> df = pd.DataFrame({"g": np.repeat(list("abcdefgh"), 10), "x": np.tile(np.arange(10.0), 8)})
+        >>> df["y"] = 0.5 * df["x"] + np.repeat(rng.normal(size=8), 10) + rng.normal(size=80)
+        >>> fl.lmm("y ~ x + (x | g)", df).test_random_effects()["reference"].to_dict()
+        {'<none>': '', 'x in (x | g)': '½ χ²(1) + ½ χ²(2)'}
+        """
         with threads.limit(1):  # many small fits
-            return pd.concat([profiling.Profile(self, name).table() for name in names], ignore_index=True)
+            return deletions.table(self)
 
     @cached_property
     def random_effects(self) -> dict[str, pd.DataFrame]:
@@ -363,13 +456,14 @@ class MixedFit:
     @cached_property
     def random_effects_var(self) -> dict[str, Array]:
         """Var(b | y, θ̂, β̂) of every term, (levels, d, d): lme4's conditional variances."""
-        return {label: self.solution.effect_cov[k] for k, label in enumerate(self.term_labels)}
+        return {label: self.solution.effect_cov[k] for label, k in self.term_labels.items()}
 
     @property
     def _by_factor(self) -> dict[str, list[int]]:
+        """Terms of every grouping factor, in the order of `theta`."""
         places: dict[str, list[int]] = {}
-        for k, term in enumerate(self.data.design.terms):
-            places.setdefault(term.factor.name, []).append(k)
+        for k in parameters.order(self.data.design.terms):
+            places.setdefault(self.data.design.terms[k].factor.name, []).append(k)
         return places
 
     def to_frame(self) -> pd.DataFrame:
@@ -381,8 +475,8 @@ class MixedFit:
         fixed = {"estimate": self.fixed_effects.to_numpy(), "se": self.se.to_numpy()}
         tables = [pd.DataFrame(fixed, index=self.fixed_parameters)]
         tables.append(self.variances)
-        for k, (label, term) in enumerate(zip(self.term_labels, self.data.design.terms, strict=True)):
-            sd = np.sqrt(np.einsum("vii->vi", self.random_effects_var[label]))
+        for k, term in enumerate(self.data.design.terms):
+            sd = np.sqrt(np.einsum("vii->vi", self.solution.effect_cov[k]))
             index = [
                 f"r_{term.factor.name}[{level},{parameters.plain(x)}]"
                 for level in term.factor.labels
@@ -452,7 +546,9 @@ class MixedFit:
             With the columns of the formula but the response; default the data of the fit.
         interval : {"confidence", "prediction"}, optional
             Add `lower` and `upper`: of the mean (β̂ and b̂ are uncertain), or of a new observation (with σ² on top, that of
-            weight 1 for new rows). At the estimated variances; normal quantiles.
+            weight 1 for new rows). By t with Satterthwaite's degrees of freedom of each row's variance, as of variances of
+            which few groups tell. What a singular fit estimates as 0 counts as 0: for a group that may differ, its
+            interval of the mean is then too short.
         level : float, default 0.95
         random_effects : bool, default True
             False leaves them out, as for the mean over all groups (lme4's `re.form = NA`).
@@ -463,7 +559,8 @@ class MixedFit:
             By the index of `data`. Levels of a grouping factor that the fit has not seen have random effects of mean 0 and
             of the estimated covariance, and a `FitWarning` counts them.
         """
-        return prediction.predict(self, data, interval=interval, level=level, random_effects=random_effects)
+        with threads.limit(1):  # many small products
+            return prediction.predict(self, data, interval=interval, level=level, random_effects=random_effects)
 
     def simulate(self, draws: int = 1, *, random_effects: str = "new", random_state: Any = None) -> pd.DataFrame:
         """Draw responses from the fitted model.
@@ -501,17 +598,44 @@ class MixedFit:
         with threads.limit(1), stages(verbose > 0) as report:
             return resampling.bootstrap(self, draws, random_state=random_state, report=report)
 
-    def refit(self, method: str) -> "MixedFit":
-        """Fit the same model to the same data by "ml" or "reml".
+    def refit(self, method: str | None = None, *, y: Any = None) -> "MixedFit":
+        """Fit the same model by the other method, or to another response, as lme4's `refitML` and `refit`.
+
+        Parameters
+        ----------
+        method : {"ml", "reml"}, optional
+            Default that of this fit.
+        y : Series or array (N,), optional
+            What then stands left of ~, a logarithm already taken: a Series by the index of the data, or a value for each
+            row of the fit (those with missing values left out). Default the response of this fit.
 
         Raises
         ------
         ValueError
-            If `method` is neither.
+            If neither is given, or `method` is not known.
+        DataError
+            If `y` does not match the rows, or is not finite.
+
+        Examples
+        --------
+        >>> import numpy as np, pandas as pd, fastlmm_vi as fl
+        >>> df = pd.DataFrame({"g": np.repeat(list("abcdef"), 5), "y": np.random.default_rng(0).normal(size=30)})
+        >>> fit = fl.lmm("y ~ 1 + (1 | g)", df)
+        >>> fit.refit("ml").method, fit.refit(y=2 * df["y"]).sigma / fit.sigma
+        ('ml', 2.0)
         """
+        if method is None and y is None:
+            raise ValueError("refit() has nothing to change: give method='ml' or 'reml', or y=, another response.")
+        method = self.method if method is None else method
         if method not in METHODS:
             raise ValueError(f"method={method!r} is not known: choose one of {', '.join(map(repr, METHODS))}.")
-        return MixedFit.of(self.data, self.formula, method, notes=self.notes)
+        design = self.data.design
+        with threads.limit(1):
+            data = (
+                self.data if y is None else CrossProducts.of(replace(design, y=resampling.checked_response(design, y)))
+            )
+            own = self._undetermined()  # notes of this optimum, not of the data
+            return MixedFit.of(data, self.formula, method, notes=tuple(n for n in self.notes if n not in own))
 
     def save(self, path: str | Path) -> Path:
         """Write the fit to `path` as a numpy archive without pickle; `fastlmm_vi.load` reads it back.
@@ -539,6 +663,15 @@ class MixedFit:
 
     def __repr__(self) -> str:
         return f"<MixedFit {self.method}: {self.formula}, criterion={self.criterion:.6f}, {self.status.value}>"
+
+
+def _chosen(given: "str | list[str] | None", known: list[str]) -> list[str]:
+    """The parameters asked for, all of them by default."""
+    names = known if given is None else [given] if isinstance(given, str) else list(given)
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        raise ValueError(f"parameters {unknown} are not of this table: choose from {known}.")
+    return names
 
 
 def _triangle(root: Array) -> Array:

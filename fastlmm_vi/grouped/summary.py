@@ -5,9 +5,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from ..result import Array
+
 if TYPE_CHECKING:
     from .result import MixedFit
 
+DIGITS = 4  # as in lme4's print: max(3, getOption("digits") - 3)
 MOST_CORRELATIONS = 12  # fixed effects beyond which lme4 too leaves their correlations out
 
 
@@ -47,14 +50,18 @@ def _residuals(fit: "MixedFit") -> list[str]:
 
 def _random(fit: "MixedFit") -> list[str]:
     rows = [("Groups", "Name", "Variance", "Std.Dev.", "Corr")]
+    every = np.array([*(sd for G in fit.varcorr.values() for sd in np.sqrt(np.diag(G))), fit.sigma])
+    cells = list(zip(_column(every**2), _column(every), strict=True))
     for label, G in fit.varcorr.items():
         sd = np.sqrt(np.diag(G))
         with np.errstate(invalid="ignore", divide="ignore"):
             correlation = G.to_numpy() / np.outer(sd, sd)
         for i, name in enumerate(G.index):
             corr = " ".join(_fixed_point(value, 2) for value in correlation[i, :i])
-            rows.append((label if i == 0 else "", name, f"{sd[i] ** 2:.5g}", f"{sd[i]:.5g}", corr))
-    rows.append(("Residual", "", f"{fit.sigma**2:.5g}", f"{fit.sigma:.5g}", ""))
+            rows.append((label if i == 0 else "", name, *cells[len(rows) - 1], corr))
+    rows.append(("Residual", "", *cells[-1], ""))
+    if not any(row[-1] for row in rows[1:]):
+        rows[0] = (*rows[0][:-1], "")
     widths = [max(len(row[j]) for row in rows) for j in range(5)]
     lines = [
         f" {g:<{widths[0]}} {n:<{widths[1]}} {v:>{widths[2]}} {s:>{widths[3]}} {c}".rstrip() for g, n, v, s, c in rows
@@ -69,11 +76,10 @@ def _fixed(fit: "MixedFit") -> list[str]:
         return ["No fixed effects."]
     width = max(len(name) for name in table.index)
     lines = [f"{'':<{width}} {'Estimate':>12} {'Std. Error':>12} {'df':>9} {'t value':>9} {'Pr(>|t|)':>9}"]
-    for name, row in table.iterrows():
+    cells = np.reshape(_column(table[["estimate", "se"]].to_numpy().ravel()), (-1, 2))  # to the same decimal, as R
+    for (name, row), (estimate, se) in zip(table.iterrows(), cells, strict=True):
         p = "< 2e-16" if row["p"] < 2e-16 else f"{row['p']:.3g}"
-        lines.append(
-            f"{name:<{width}} {row['estimate']:>12.6g} {row['se']:>12.6g} {row['df']:>9.2f} {row['t']:>9.3f} {p:>9}"
-        )
+        lines.append(f"{name:<{width}} {estimate:>12} {se:>12} {row['df']:>9.2f} {row['t']:>9.3f} {p:>9}")
     return ["Fixed effects:", *lines]
 
 
@@ -96,6 +102,17 @@ def _remarks(fit: "MixedFit") -> list[str]:
     seconds = f"{fit.seconds:.3g} s"
     lines = [f"{fit.status.advice} ({fit.n_iter} iterations, {fit.n_evaluations} evaluations, {seconds})"]
     return lines + [f"Note: {note}" for note in fit.notes]
+
+
+def _column(values: Array) -> list[str]:
+    """Numbers to the same decimal, the smallest to `DIGITS` significant digits; with exponents where that is shorter."""
+    size = np.abs(values[np.isfinite(values) & (values != 0.0)])
+    scientific = [f"{value:.{DIGITS - 1}e}" for value in values]
+    if not size.size:
+        return [f"{value:.{DIGITS - 1}f}" for value in values]
+    exponent = int(f"{size.min():.{DIGITS - 1}e}".partition("e")[2])  # after rounding: 9.9999 is 10.00
+    fixed = [f"{value:.{max(0, DIGITS - 1 - exponent)}f}" for value in values]
+    return fixed if max(map(len, fixed)) <= max(map(len, scientific)) else scientific
 
 
 def _fixed_point(value: float, digits: int) -> str:

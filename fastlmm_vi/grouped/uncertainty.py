@@ -100,15 +100,30 @@ class Uncertainty:
     def _sigma(self) -> float:
         return Solution(self.likelihood, self.theta).sigma
 
-    def satterthwaite(self) -> Array:
-        """Degrees of freedom of β̂_j / se_j, (p,): 2 v² / (gᵀ C g), v = se², g its gradient in φ (Satterthwaite, 1946).
+    def satterthwaite(self, contrasts: Array) -> Array:
+        """Degrees of freedom of Lβ̂ / se, (m,), for contrasts L (m, p).
 
         As lmerTest does (Kuznetsova, Brockhoff and Christensen, Journal of Statistical Software 82(13), 2017).
         """
-        v = np.diag(Solution(self.likelihood, self.theta).beta_cov)
-        J = self.jacobian(lambda solution: np.diag(solution.beta_cov))
-        spread = np.einsum("ij,jk,ik->i", J, self.covariance, J)
-        return 2.0 * v**2 / spread
+        v = np.einsum("ij,jk,ik->i", contrasts, self._beta_cov[0], contrasts)
+        slopes = np.einsum("ij,jka,ik->ia", contrasts, self._beta_cov[1], contrasts)
+        return self.degrees(v, slopes)
+
+    @cached_property
+    def _beta_cov(self) -> tuple[Array, Array]:
+        """Cov β̂ (p, p), and its derivatives in φ (p, p, active + 1)."""
+        at = Solution(self.likelihood, self.theta).beta_cov
+        return at, self.jacobian(lambda solution: solution.beta_cov.ravel()).reshape(*at.shape, len(self.active) + 1)
+
+    def degrees(self, variance: Array, slopes: Array) -> Array:
+        """Degrees of freedom of estimated variances v (m,): 2 v² / (gᵀ C g), g their gradients in φ (m, active + 1).
+
+        Those of the χ² distribution with the mean and the variance of v̂ (Satterthwaite, Biometrics Bulletin 2, 1946).
+        Infinite where v does not depend on φ, a variance of 0 included.
+        """
+        spread = np.einsum("ij,jk,ik->i", slopes, self.covariance, slopes)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(spread > 0.0, 2.0 * variance**2 / spread, np.inf)
 
 
 def _step(theta: Array, place: int, by: float) -> Array:
