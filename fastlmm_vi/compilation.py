@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .datasets import make_xyz_twin
-from .grouped.likelihood import SMALL
+from .grouped.elimination import SMALL
 from .grouped.model import lmm
 from .wide.estimator import WideLMM
 from .wide.householder import in_two_stages

@@ -393,9 +393,13 @@ def boundary_curvature(model, Z, levels, reml):
     return 2 * levels * (M - cc)
 
 
-def moments(y, factors):
+def moments(y, X, factors):
     """Start of the search: Λ of every term; `factors`: (Z, levels, widths of the terms), in standard coordinates."""
-    found = []
+    found, within = [], None
+    if len(factors) == 1:
+        Q, left = orthonormal(np.column_stack([factors[0][0], X]), 1e-8), len(y)
+        left -= Q.shape[1]
+        within = min(1.0, np.sum((y - Q @ (Q.T @ y)) ** 2) / left) if left > 0 else None
     for Z, levels, widths in factors:
         d = sum(widths)
         blocks = np.split(Z, levels, axis=1)
@@ -403,11 +407,19 @@ def moments(y, factors):
         total = sum(np.outer(Zv.T @ y, Zv.T @ y) for Zv in blocks) / n2  # G + σ²_e (N / Σ n_v²) I
         noise = len(y) / n2
         sigma2 = (1 - np.trace(total)) / (1 - d * noise) if d * noise < 1 else 0.5
-        values, vectors = np.linalg.eigh(total - noise * np.clip(sigma2, 0.05, 1) * np.eye(d))
-        found.append((vectors @ np.diag(np.clip(values, 0.01, 1)) @ vectors.T, widths))
-    sigma2 = max(1 - sum(np.trace(G) for G, _ in found), 0.1)
+        sigma2 = np.clip(sigma2, 0.05, 1) if within is None else within
+        values, vectors = np.linalg.eigh(total - noise * sigma2 * np.eye(d))
+        least = 0.01 if within is None else 0.01 * within
+        found.append((vectors @ np.diag(np.clip(values, least, 1)) @ vectors.T, widths))
+    sigma2 = max(1 - sum(np.trace(G) for G, _ in found), 0.1) if within is None else within
     ends = [(G, np.cumsum([0, *widths])) for G, widths in found]
     return [np.linalg.cholesky(G[a:b, a:b] / sigma2) for G, at in ends for a, b in pairwise(at)]
+
+
+def orthonormal(A, tolerance):
+    """A basis of the columns of A."""
+    U, s, _ = np.linalg.svd(A, full_matrices=False)
+    return U[:, s > tolerance * s[0]]
 
 
 def lower_root(G):

@@ -326,7 +326,7 @@ def check_one_way(s):
         data = s.data
     likelihood = Likelihood(data, s.reml)
     theta = np.random.default_rng(s.seed).normal(size=likelihood.free.size)
-    one = one_way.OneWay.of(data, with_x=s.reml)
+    one = one_way.OneWay.of(data.one_way, with_x=s.reml)
     one.lam[likelihood.free] = theta
     of_u, of_x, squares = one.run()
     (group,), work = data.groups, likelihood.factored(theta)
@@ -360,7 +360,7 @@ def check_start(s):
         (Z, group.levels, [len(s.data.terms[k].M) for k in group.terms])
         for Z, group in zip(s.parts, s.data.groups, strict=True)
     ]
-    return reml.start(s.likelihood), s.likelihood.pack(naive.moments(s.y, factors))
+    return reml.start(s.likelihood), s.likelihood.pack(naive.moments(s.y, s.X, factors))
 
 
 def check_average_information(s):
@@ -824,15 +824,31 @@ def test_equal_groups_are_taken_together():
         found = []
         for rows in (data, data.sample(frac=1.0, random_state=1)):
             products = CrossProducts.of(build("y ~ x + (1 + x | g)", rows))
-            panels = products.products.panels.reshape(len(set(data["g"])), -1, 2)
-            _, count, first, B = one_way.merged(panels[:, :2], panels[:, 2:].transpose(0, 2, 1))
+            _, count, first, C = one_way.merged(products.one_way.R, products.one_way.C)
             assert sorted(count) == classes
-            assert len(B) == first[-1] == len(classes) + 5  # 2 effects × 3 columns for the 40
+            assert len(C) == first[-1] == len(classes) + 5  # 2 effects × 3 columns for the 40
             likelihood = Likelihood(products, True)
             at, work = likelihood(theta), likelihood.factored(theta)
             np.testing.assert_allclose((at.of_logdet, at.of_squares), work.slopes, rtol=1e-9, atol=1e-9)
             found.append(at.deviance)
         assert found[0] == pytest.approx(found[1], abs=1e-10)
+
+
+@pytest.mark.parametrize("ratio", [1e3, 1e5, 1e7])
+def test_one_factor_keeps_its_digits_at_any_ratio_of_variances(ratio):
+    """Estimates of σ and of what varies within groups are those of fixed groups, but for some 1 / ratio."""
+    rng = np.random.default_rng(0)
+    g, x = np.repeat(np.arange(12), 8), rng.normal(size=96)
+    b, e = rng.normal(size=12), rng.normal(size=96)
+    frame = pd.DataFrame({"g": g, "x": x, "y": 0.5 * x + ratio * b[g] + e})
+    fit = lmm("y ~ x + (1 | g)", frame)
+    dummies = np.column_stack([x, g[:, None] == np.arange(12)])
+    coefficients, (squares,), *_ = np.linalg.lstsq(dummies, e + 0.5 * x, rcond=None)
+    digits = 0.1 / ratio
+    assert fit.sigma**2 == pytest.approx(squares / (96 - 13), rel=digits)
+    assert fit.fixed_effects["x"] == pytest.approx(coefficients[0], rel=digits)
+    assert fit.varcorr["g"].iloc[0, 0] == pytest.approx(ratio**2 * np.var(b, ddof=1), rel=10.0 / ratio)
+    assert fit.coefficients.loc["(Intercept)", "df"] == pytest.approx(11.0, rel=1e-5)
 
 
 def test_average_information_is_near_the_hessian_of_large_data():

@@ -4,7 +4,7 @@ import grouped_problems as problems
 import numpy as np
 import pytest
 
-from fastlmm_vi.grouped import likelihood as likelihood_module
+from fastlmm_vi.grouped import elimination
 from fastlmm_vi.grouped.cross_products import CrossProducts
 from fastlmm_vi.grouped.likelihood import Likelihood
 from fastlmm_vi.grouped.model_frame import build
@@ -30,7 +30,7 @@ def at_random(seed, reml):
 @pytest.mark.parametrize("small", [64, 0], ids=["own loops", "LAPACK"])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_deviance_and_gradient(seed, small, reml, monkeypatch):
-    monkeypatch.setattr(likelihood_module, "SMALL", small)
+    monkeypatch.setattr(elimination, "SMALL", small)
     likelihood, theta, _, twin = at_random(seed, reml)
     value = likelihood(theta)
     # N × N inverses lose some digits where random effects are much larger than the residual.

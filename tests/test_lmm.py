@@ -477,7 +477,7 @@ def test_a_response_without_residual(frame):
 def test_a_response_that_the_groups_explain_exactly(frame):
     """σ² goes to 0: no optimum, and no number that looks like one."""
     exact = frame.assign(y=frame["g"].str[1:].astype(float))
-    with pytest.raises(fl.DataError, match="explain y exactly"):
+    with pytest.raises(fl.DataError, match="fit the response exactly"):
         fl.lmm("y ~ 1 + (1 | g)", exact)
 
 

@@ -4,14 +4,17 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from fastlmm_vi_kernels.blocks import Pattern, Products
 
 from ..errors import DataError, FitWarning
+from ..result import Array
 from . import blocks
 from .blocks import Group
 from .model_frame import GroupedDesign
+from .one_way import Reduced
 from .standard import StandardTerm, StandardX, standard_term, standard_x
 
 LARGE = 1e9  # bytes that are worth a warning before they are taken
@@ -60,8 +63,18 @@ class CrossProducts:
         terms = tuple(standard_term(term, design.weights) for term in design.terms)
         groups, leading = blocks.order(_by_factor(design, terms))
         _check_memory(groups[leading:])
-        border = np.ascontiguousarray(np.column_stack([fixed.Q, fixed.y]))
-        return cls(design, fixed, terms, groups, *blocks.sums(groups, leading, border))
+        return cls(design, fixed, terms, groups, *blocks.sums(groups, leading, _border(fixed)))
+
+    @cached_property
+    def one_way(self) -> Reduced | None:
+        """The groups of a single factor, each reduced to as many rows as it has random effects; None for more factors."""
+        alone = len(self.groups) == self.pattern.leading == 1
+        return Reduced.of(self.groups[0], _border(self.fixed)) if alone else None
+
+
+def _border(fixed: StandardX) -> Array:
+    """[X y], (N, q)."""
+    return np.ascontiguousarray(np.column_stack([fixed.Q, fixed.y]))
 
 
 def _by_factor(design: GroupedDesign, terms: Sequence[StandardTerm]) -> list[Group]:

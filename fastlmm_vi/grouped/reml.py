@@ -13,6 +13,7 @@ from .trust_region import Minimum, differences, minimise
 
 DOUBTFUL = 1e-3  # curvature, relative to the largest, below which it is looked at more closely
 SINGULAR = 1e-5  # pivot of Λ, in standard coordinates, that is 0: Newton's steps end far below it or far above
+DIGITS = 1e-3  # of the unit of the search, up to which that holds
 LARGE = 3.0  # of Λ in standard coordinates: random effects with nine times the variance of the residual
 GRID = np.geomspace(0.05, 50.0, 16)
 REGULAR = 1e-3  # pivot of Λ below which the average information is no guide: the term is on its way to the boundary
@@ -39,7 +40,7 @@ class Optimum:
         size = np.sqrt(np.repeat(levels, [len(places) for places in self.likelihood.triangles]))
         active = self.likelihood.pack([np.tile(np.diag(L) > 0.0, (len(L), 1)) for L in triangles]).astype(bool)
         values = np.linalg.eigvalsh((self.hessian / np.outer(size, size))[np.ix_(active, active)])
-        return bool(values.min(initial=np.inf) < DOUBTFUL * values.max(initial=0.0))
+        return bool(values.min(initial=np.inf) < DOUBTFUL * values.max(initial=DOUBTFUL))
 
     @property
     def status(self) -> Status:
@@ -74,21 +75,30 @@ def fit(
 
 
 def _search(likelihood: Likelihood, theta: Array, max_iter: int, report: Callable[[int, float], None]) -> Optimum:
-    """The minimum that this start leads to."""
+    """The minimum that this start leads to; the search goes in units in which the start is of order 1, or less."""
     data = likelihood.data
     cheap = len(data.groups) == 1 or data.pattern.effect[-1] <= FEW
+    rows = [np.maximum(1.0, np.linalg.norm(L, axis=1)) for L in likelihood.unpack(theta)]
+    units = likelihood.pack([np.tile(row[:, None], row.size) for row in rows])
 
-    def guide(theta: Array, at: Evaluation) -> Array | None:
+    def guide(x: Array, at: Evaluation) -> Array | None:
+        theta = x * units
         regular = all((np.abs(np.diag(L)) > REGULAR).all() for L in likelihood.unpack(theta))
-        return average_information(likelihood, theta, at) if regular and not cheap else None
+        return average_information(likelihood, theta, at) * np.outer(units, units) if regular and not cheap else None
 
-    found = minimise(likelihood, theta, likelihood(theta), guide, max_iter, report)
-    roots = [canonical(L) for L in likelihood.unpack(found.x)]
+    def scaled(x: Array) -> Evaluation:
+        at = likelihood(x * units)
+        return at._replace(gradient=at.gradient * units)
+
+    found = minimise(scaled, theta / units, scaled(theta / units), guide, max_iter, report)
+    ends = zip(likelihood.unpack(found.x * units), rows, strict=True)
+    roots = [canonical(L, SINGULAR * max(1.0, DIGITS * row.max())) for L, row in ends]
     theta, singular = likelihood.pack([L for L, _ in roots]), any(rank < len(L) for L, rank in roots)
-    deviance, hessian = found.value.deviance, found.hessian
+    deviance, hessian = found.value.deviance, found.hessian / np.outer(units, units)
     if singular or cheap:
         at = likelihood(theta)
         deviance, hessian = at.deviance, differences(likelihood, theta, at.gradient) if cheap else hessian
+    found = replace(found, path=tuple((x * units, value) for x, value in found.path))
     return Optimum(likelihood, theta, deviance, singular, hessian, found)
 
 
@@ -123,10 +133,11 @@ def _of_lower_rank(L: Array) -> Array:
 def start(likelihood: Likelihood) -> Array:
     """Moments, factor by factor: Σ_v c_v c_vᵀ = σ²_e Σ_v W_v + Σ_v W_v G W_v, c_v = Z_vᵀy, with W_v ≈ n_v I.
 
-    In standard coordinates y, and every random effect's column, has mean square 1.
+    In standard coordinates y, and every random effect's column, has mean square 1. With one factor σ²_e is that within
+    groups, if they have degrees of freedom for it.
     """
     data = likelihood.data
-    n = len(data.fixed.y)
+    n, within = len(data.fixed.y), np.nan if data.one_way is None else min(data.one_way.variance, 1.0)
     covariances = []
     for f, group in enumerate(data.groups):
         W, c = _own_blocks(data, f)
@@ -135,9 +146,10 @@ def start(likelihood: Likelihood) -> Array:
         noise = n / squares
         share = noise * group.d
         sigma2_e = (1.0 - float(np.trace(total))) / (1.0 - share) if share < 1.0 else 0.5
-        values, vectors = np.linalg.eigh(total - noise * min(max(sigma2_e, 0.05), 1.0) * np.eye(group.d))
-        covariances.append((vectors * np.clip(values, 0.01, 1.0)) @ vectors.T)
-    sigma2_e = max(1.0 - sum(float(np.trace(G)) for G in covariances), 0.1)
+        sigma2_e = min(max(sigma2_e, 0.05), 1.0) if np.isnan(within) else within
+        values, vectors = np.linalg.eigh(total - noise * sigma2_e * np.eye(group.d))
+        covariances.append((vectors * np.clip(values, 0.01 * np.fmin(within, 1.0), 1.0)) @ vectors.T)
+    sigma2_e = max(1.0 - sum(float(np.trace(G)) for G in covariances), 0.1) if np.isnan(within) else within
     roots = []
     for group, G in zip(data.groups, covariances, strict=True):
         at = 0

@@ -96,10 +96,11 @@ class MixedFit:
             likelihood, max_iter, lambda i, gain: show(f"{method}, iteration {i}, deviance to fall by {gain:.1g}")
         )
         found, constant = optimum.minimum, likelihood.constant
-        if found.value.squares < EXACT**2 * likelihood.degrees:
+        if data.one_way is None and found.value.squares < EXACT**2 * likelihood.degrees:
             raise DataError(
-                f"Fixed and random effects together explain {data.design.response} exactly: no residual is left, and the "
-                "likelihood grows without end. Drop a term, or look whether the response was computed from the groups."
+                f"Fixed and random effects together leave less of {data.design.response} than one part in a million: with "
+                "several factors that is beyond the digits of float64. Take the largest random effects into the fixed "
+                "part, or look whether the response was computed from the groups."
             )
         fit = cls(
             formula=formula,

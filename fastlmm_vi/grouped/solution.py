@@ -8,7 +8,9 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from ..result import Array
-from .likelihood import Likelihood, Workspace
+from .elimination import Workspace
+from .likelihood import Likelihood
+from .one_way import OneWay
 
 Rows = list[tuple[Array, NDArray[np.intp]]]  # coefficients (m, d) and codes (m,) of every term
 
@@ -22,25 +24,17 @@ class Solution:
     given_sigma: float | None = None  # else σ² = r²(θ) / (N or N − p)
 
     @cached_property
-    def _state(self) -> tuple[Workspace, float]:
+    def _state(self) -> tuple[Workspace | OneWay, float]:
         """The factor at θ, r²."""
-        work = Workspace.of(self.likelihood.data, with_x=False)
-        work.lam[:] = self.likelihood.lam(self.theta)
-        return work, work.factor()[-1]
+        data = self.likelihood.data
+        at = Workspace.of(data, with_x=False) if data.one_way is None else OneWay.of(data.one_way, with_x=False)
+        at.lam[:] = self.likelihood.lam(self.theta)
+        return at, at.factor()[-1]
 
     @cached_property
     def _x(self) -> Array:
         """Random and fixed effects, in units of σ Λ and of the standard X."""
-        work = self._state[0]
-        work.solve()
-        return work.x
-
-    @cached_property
-    def _inverted(self) -> Workspace:
-        """With the inverse for u alone, β̂ held fixed."""
-        work = self._state[0]
-        work.invert()
-        return work
+        return self._state[0].solve()
 
     @cached_property
     def sigma(self) -> float:
@@ -87,8 +81,8 @@ class Solution:
         found = {}
         for f, start, k, d in self._terms():
             part = slice(start, start + d)
-            root = self.sigma * self.roots[k]
-            found[k] = root @ self._inverse_blocks(f)[:, part, part] @ root.T
+            root, inverse = self.sigma * self.roots[k], self._own_inverse[f]
+            found[k] = root @ inverse[:, part, part] @ root.T
         return found
 
     def variance_of(self, X: Array, rows: Rows) -> Array:
@@ -104,16 +98,17 @@ class Solution:
 
     def _variance_of(self, X: Array, rows: Rows) -> Array:
         """‖L⁻¹a‖² of every combination a, in spherical coordinates."""
-        data, work = self.likelihood.data, self._state[0]
-        A = np.zeros((work.x.size, len(X)))
-        A[work.x.size - X.shape[1] :] = data.fixed.to_beta.T @ X.T
+        data = self.likelihood.data
+        effects = int(data.pattern.effect[-1])
+        A = np.zeros((effects + X.shape[1], len(X)))
+        A[effects:] = data.fixed.to_beta.T @ X.T
         column = np.arange(len(X))
         for f, start, k, d in self._terms() if rows else []:
             Z, codes = rows[k]
             seen = codes >= 0
             first = data.pattern.effect[f] + codes[seen] * data.groups[f].d + start
             A[first[:, None] + np.arange(d), column[seen, None]] = Z[seen] @ self.roots[k]
-        work.forward(A)
+        self._state[0].forward(A)
         return self.sigma**2 * np.einsum("ij,ij->j", A, A)
 
     def _terms(self) -> list[tuple[int, int, int, int]]:
@@ -127,12 +122,8 @@ class Solution:
                 start += d
         return found
 
-    def _inverse_blocks(self, f: int) -> Array:
-        """Diagonal blocks (levels, d, d) of the inverse, factor f."""
-        p, work = self.likelihood.data.pattern, self._inverted
-        d = int(p.width[f])
-        if f < p.leading:
-            return work.S[p.panel[p.group[f] : p.group[f + 1], None] + np.arange(d * d)].reshape(-1, d, d)
-        first = np.arange(p.effect[f], p.effect[f + 1], d) - p.effect[p.leading]
-        rows = first[:, None] + np.arange(d)
-        return work.inverse[rows[:, :, None], rows[:, None, :]]
+    @cached_property
+    def _own_inverse(self) -> list[Array]:
+        """Blocks of the inverse for u alone, β̂ held fixed, of groups on themselves: (levels, d, d) of every factor."""
+        at = self._state[0]
+        return [at.own_inverse(f) for f in range(len(self.likelihood.data.groups))]

@@ -16,6 +16,7 @@ from .model_frame import GroupedDesign, Term
 INTERCEPT = "(Intercept)"
 # A column that differs by less than this from a combination of those before it, relative to its own variation, is one.
 DEPENDENT = 1e-10
+RANGE = 1e100  # of numbers whose squares and sums are taken
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,9 +64,11 @@ def standard_x(design: GroupedDesign) -> StandardX:
     Raises
     ------
     DataError
-        If nothing of y is left beside the fixed effects.
+        If nothing of y is left beside the fixed effects, or a column is out of range.
     """
     X, names = design.X, design.fixed_names
+    for column, name in zip((design.y, *X.T), (design.response, *names), strict=True):
+        check_range(column, name)
     root = None if design.weights is None else np.sqrt(design.weights)
     y = design.y if design.offset is None else design.y - design.offset
     offsets, y_offset = np.zeros(X.shape[1]), 0.0
@@ -106,9 +109,11 @@ def standard_term(term: Term, weights: Array | None) -> StandardTerm:
     Raises
     ------
     DataError
-        If its columns depend on each other.
+        If its columns depend on each other, or are out of range.
     """
     B, d = term.basis, len(term.names)
+    for column, name in zip(B.T, term.names, strict=True):
+        check_range(column, name)
     shift = np.eye(d)
     if INTERCEPT in term.names:
         one = term.names.index(INTERCEPT)
@@ -127,6 +132,13 @@ def standard_term(term: Term, weights: Array | None) -> StandardTerm:
         )
     size = np.sqrt(len(B))
     return StandardTerm(np.ascontiguousarray(Q * size), R / size @ shift)
+
+
+def check_range(column: Array, name: str) -> None:
+    """Refuse numbers whose products leave the range of float64."""
+    largest = float(np.abs(column).max(initial=0.0))
+    if largest > RANGE or 0.0 < largest < 1.0 / RANGE:
+        raise DataError(f"{name} is of the size {largest:.0e}, and its square out of range: give it in other units.")
 
 
 def exact_centre(column: Array) -> float:

@@ -1,8 +1,9 @@
-"""The deviance of a model with one grouping factor, by classes of groups with the same design.
+"""The deviance of a model with one grouping factor, from an orthogonal reduction of each group.
 
-Groups with the same W = ZᵀZ share K = I + ΛᵀWΛ. The rest of a class is Σ vec(B) vec(B)ᵀ, B = Zᵀ[X y]: any rows with that
-sum of products stand for its groups. Arrays: W (classes, d, d); `count`, groups of a class; B (rows, d, q), those of class c
-from `first[c]` to `first[c + 1]`; `corner`, [X y]ᵀ[X y]; Λ (d, d).
+With Z_v = Q_v R_v a group is the d rows R_v (d, d) and C_v = Q_vᵀ[X y] (d, q), of covariance V_v = I + R_v Λ Λᵀ R_vᵀ, and
+what Q_v does not reach, of covariance I, which all groups add to `within` (q, q). Only positive terms are summed: no ratio of
+variances costs digits. Groups with the same R share V, and the rows of a class of them may be any with the same
+Σ vec(C) vec(C)ᵀ. Arrays: R (classes, d, d); `count`, groups of a class; C (rows, d, q), those of class c from `first[c]` on.
 """
 
 import math
@@ -12,83 +13,124 @@ import numpy as np
 from .dense import cholesky, invert, logs
 from .jit import kernel
 
+NONE = 1e-14  # length of a column, relative to what it was, at which nothing of it is left
+
 
 @kernel
-def evaluate(W, count, first, B, corner, lam, P, T, inverse, of_logdet, of_squares):
+def reduce(order, start, Z, B, R, C):
+    """Write R and C of every group, whose rows are `order[start[v]]` to `order[start[v + 1]]`; B ← B − Q C."""
+    d, q = Z.shape[1], B.shape[1]
+    most = 0
+    for v in range(len(R)):
+        most = max(most, start[v + 1] - start[v])
+    Q, b = np.empty((d, most)), np.empty(most)
+    for v in range(len(R)):
+        rows = order[start[v] : start[v + 1]]
+        n = rows.size
+        for j in range(d):
+            for k in range(n):
+                Q[j, k] = Z[rows[k], j]
+            before = math.sqrt(project(Q[j], Q, j, n, R[v, :, j]))
+            left = 0.0
+            for k in range(n):
+                left += Q[j, k] ** 2
+            left = math.sqrt(left)
+            there = left > NONE * before
+            R[v, j, j] = left if there else 0.0
+            for k in range(n):
+                Q[j, k] = Q[j, k] / left if there else 0.0
+        for c in range(q):
+            for k in range(n):
+                b[k] = B[rows[k], c]
+            project(b, Q, d, n, C[v, :, c])
+            for k in range(n):
+                B[rows[k], c] = b[k]
+
+
+@kernel
+def project(b, Q, d, n, out):
+    """Take from b (n,) its projection on the first d rows of Q, twice for the rounding; `out` ← Q b, returned is ‖b‖²."""
+    size = 0.0
+    for k in range(n):
+        size += b[k] ** 2
+    for j in range(d):
+        out[j] = 0.0
+    for _ in range(2):
+        for j in range(d):
+            total = 0.0
+            for k in range(n):
+                total += Q[j, k] * b[k]
+            for k in range(n):
+                b[k] -= total * Q[j, k]
+            out[j] += total
+    return size
+
+
+@kernel
+def evaluate(R, count, first, C, within, lam, G, S, T, inverse, of_logdet, of_squares):
     """(Log-determinant of the random effects, that of the effects of X, r²), or NaN where a pivot is not positive.
 
-    Written are P ← ΛK⁻¹ of every class, T (q, q), and derivatives in Λ: of the log-determinant, with that of X if `inverse`
-    has room for it (q − 1, q − 1), and of r².
+    Written are G ← RΛ and S ← V⁻¹ of every class, T (q, q), and derivatives in Λ: of the log-determinant, with that of X if
+    `inverse` has room for it (q − 1, q − 1), and of r².
     """
-    half = eliminate(W, count, first, B, corner, lam, P, T)
+    half = eliminate(R, count, first, C, within, lam, G, S, T)
     if half != half or cholesky(T) < len(T):
         return math.nan, math.nan, math.nan
     invert(T, inverse)
-    gradient(W, count, first, B, lam, P, T, inverse, of_logdet, of_squares)
+    gradient(R, count, first, C, G, S, T, inverse, of_logdet, of_squares)
     return logs(T, half, len(T))
 
 
 @kernel
-def eliminate(W, count, first, B, corner, lam, P, T):
-    """T ← what the random effects leave of [X y]ᵀ[X y], lower triangle; return their ½ log-determinant."""
+def eliminate(R, count, first, C, within, lam, G, S, T):
+    """T ← [X y]ᵀ V⁻¹ [X y], lower triangle; return ½ log|V|."""
     d, q = len(lam), len(T)
-    K, WL, H = np.empty((d, d)), np.empty((d, d)), np.empty((d, q))
+    V, H = np.empty((d, d)), np.empty((d, q))
     half = 0.0
     for i in range(q):
         for j in range(i + 1):
-            T[i, j] = corner[i, j]
-    for c in range(len(W)):
+            T[i, j] = within[i, j]
+    for c in range(len(R)):
         for i in range(d):
             for j in range(d):
-                WL[i, j] = 0.0
-                for k in range(j, d):
-                    WL[i, j] += W[c, i, k] * lam[k, j]
-        for i in range(d):  # the lower triangle of K, then its Cholesky factor
+                total = 0.0
+                for k in range(max(i, j), d):
+                    total += R[c, i, k] * lam[k, j]
+                G[c, i, j] = total
+        for i in range(d):
             for j in range(i + 1):
                 total = 1.0 if i == j else 0.0
-                for k in range(i, d):
-                    total += lam[k, i] * WL[k, j]
-                K[i, j] = total
-        if cholesky(K) < d:
+                for k in range(d):
+                    total += G[c, i, k] * G[c, j, k]
+                V[i, j] = total
+        if cholesky(V) < d:
             return math.nan
         for i in range(d):
-            half += count[c] * math.log(K[i, i])
-        for r in range(first[c], first[c + 1]):  # H ← K^(-½) ΛᵀB
+            half += count[c] * math.log(V[i, i])
+        for r in range(first[c], first[c + 1]):
             for i in range(d):
                 for j in range(q):
-                    total = 0.0
-                    for k in range(i, d):
-                        total += lam[k, i] * B[r, k, j]
+                    total = C[r, i, j]
                     for k in range(i):
-                        total -= K[i, k] * H[k, j]
-                    H[i, j] = total / K[i, i]
+                        total -= V[i, k] * H[k, j]
+                    H[i, j] = total / V[i, i]
             for i in range(q):
                 for j in range(i + 1):
                     for k in range(d):
-                        T[i, j] -= H[k, i] * H[k, j]
-        for r in range(d):  # a row of P: that of Λ, by K^(-½ᵀ) and by K^(-½)
-            for i in range(d):
-                total = lam[r, i]
-                for k in range(i):
-                    total -= K[i, k] * P[c, r, k]
-                P[c, r, i] = total / K[i, i]
-            for i in range(d - 1, -1, -1):
-                total = P[c, r, i]
-                for k in range(i + 1, d):
-                    total -= K[k, i] * P[c, r, k]
-                P[c, r, i] = total / K[i, i]
+                        T[i, j] += H[k, i] * H[k, j]
+        invert(V, S[c])
     return half
 
 
 @kernel
-def gradient(W, count, first, B, lam, P, T, inverse, of_logdet, of_squares):
-    """Derivatives in Λ: 2 Σ_c (n_c W − R F) P of the log-determinant, −2 Σ_c R E P of r², R = I − WPΛᵀ.
+def gradient(R, count, first, C, G, S, T, inverse, of_logdet, of_squares):
+    """Derivatives in Λ: 2 Σ_c Rᵀ(n_c S − S F S)G of the log-determinant, −2 Σ_c RᵀS E S G of r².
 
-    E = Σ e eᵀ, e = B (−β, 1), and F = Σ B_X `inverse` B_Xᵀ, over the rows of a class.
+    E = Σ e eᵀ, e = C (−β, 1), and F = Σ C_X `inverse` C_Xᵀ, over the rows of a class.
     """
-    d, q, p = len(lam), len(T), len(inverse)
+    d, q, p = R.shape[1], len(T), len(inverse)
     beta, e = np.empty(q - 1), np.empty(d)
-    WP, R, E, F = np.empty((d, d)), np.empty((d, d)), np.empty((d, d)), np.empty((d, d))
+    E, F = np.empty((d, d)), np.empty((d, d))
     for i in range(q - 2, -1, -1):
         total = T[q - 1, i]
         for k in range(i + 1, q - 1):
@@ -98,41 +140,52 @@ def gradient(W, count, first, B, lam, P, T, inverse, of_logdet, of_squares):
         for j in range(d):
             of_logdet[i, j] = 0.0
             of_squares[i, j] = 0.0
-    for c in range(len(W)):
+    for c in range(len(R)):
         for i in range(d):
             for j in range(d):
-                WP[i, j] = 0.0
                 E[i, j] = 0.0
                 F[i, j] = 0.0
-                for k in range(d):
-                    WP[i, j] += W[c, i, k] * P[c, k, j]
-        for i in range(d):
-            for j in range(d):
-                R[i, j] = 1.0 if i == j else 0.0
-                for k in range(j + 1):
-                    R[i, j] -= WP[i, k] * lam[j, k]
         for r in range(first[c], first[c + 1]):
             for i in range(d):
-                e[i] = B[r, i, q - 1]
+                e[i] = C[r, i, q - 1]
                 for k in range(q - 1):
-                    e[i] -= B[r, i, k] * beta[k]
+                    e[i] -= C[r, i, k] * beta[k]
             for i in range(d):
                 for j in range(d):
                     E[i, j] += e[i] * e[j]
-            for i in range(d):
                 for k in range(p):
                     total = 0.0
                     for l in range(p):
-                        total += inverse[k, l] * B[r, i, l]
+                        total += inverse[k, l] * C[r, i, l]
                     for j in range(d):
-                        F[i, j] += total * B[r, j, k]
+                        F[i, j] += total * C[r, j, k]
+        add_sandwich(R[c], S[c], E, G[c], -2.0, of_squares)
+        add_sandwich(R[c], S[c], F, G[c], -2.0, of_logdet)
         for i in range(d):
             for j in range(d):
-                of_logdet[i, j] += 2.0 * count[c] * WP[i, j]
-                for k in range(d):
-                    fixed, explained = 0.0, 0.0
+                for k in range(i + 1):
                     for l in range(d):
-                        fixed += F[k, l] * P[c, l, j]
-                        explained += E[k, l] * P[c, l, j]
-                    of_logdet[i, j] -= 2.0 * R[i, k] * fixed
-                    of_squares[i, j] -= 2.0 * R[i, k] * explained
+                        of_logdet[i, j] += 2.0 * count[c] * R[c, k, i] * S[c, k, l] * G[c, l, j]
+
+
+@kernel
+def add_sandwich(R, S, E, G, factor, out):
+    """Add `factor` RᵀS E S G to `out`, all (d, d), R upper triangular; E is overwritten."""
+    d = len(E)
+    row = np.empty(d)
+    for _ in range(2):  # E ← (E S)ᵀ = S E, then S (S E)ᵀ = S E S
+        for i in range(d):
+            for j in range(d):
+                row[j] = 0.0
+                for k in range(d):
+                    row[j] += E[i, k] * S[k, j]
+            for j in range(d):
+                E[i, j] = row[j]
+        for i in range(d):
+            for j in range(i):
+                E[i, j], E[j, i] = E[j, i], E[i, j]
+    for i in range(d):
+        for k in range(i + 1):
+            for l in range(d):
+                for j in range(d):
+                    out[i, j] += factor * R[k, i] * E[k, l] * G[l, j]
