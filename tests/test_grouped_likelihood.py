@@ -2,10 +2,13 @@
 
 import grouped_problems as problems
 import numpy as np
+import pandas as pd
 import pytest
 
-from fastlmm_vi.grouped import elimination
+from fastlmm_vi import DataError, FitWarning
+from fastlmm_vi.grouped import blocks, cross_products, elimination
 from fastlmm_vi.grouped.cross_products import CrossProducts
+from fastlmm_vi.grouped.factor import Factor
 from fastlmm_vi.grouped.likelihood import Likelihood
 from fastlmm_vi.grouped.model_frame import build
 from fastlmm_vi.grouped.solution import Solution
@@ -122,3 +125,17 @@ def test_nested_factors_need_no_dense_matrix():
     frame["big"] = rng.integers(0, 1050, 4000)  # crossed, and with fewer random effects than the chain of the others
     heavy = CrossProducts.of(build("y ~ 1 + (1 | big) + (1 | parent) + (1 | child)", frame))
     assert [group.factor.name for group in heavy.groups] == ["child", "parent", "big"]
+
+
+def test_what_a_dense_part_takes_is_said_before_it_is_taken():
+    def crossed(levels):
+        factor = Factor("item", pd.RangeIndex(levels), np.zeros(1, np.intp))
+        return [blocks.Group(factor, (0,), np.ones((1, 1)))]
+
+    cross_products._check_memory(crossed(5_000))
+    with pytest.warns(
+        FitWarning, match=r"20000 random effects of the crossed factors item need 6.4 GB, .* about 4 min"
+    ):
+        cross_products._check_memory(crossed(20_000))
+    with pytest.raises(DataError, match=r"need 16000.0 GB; this machine has"):
+        cross_products._check_memory(crossed(1_000_000))

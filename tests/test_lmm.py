@@ -481,6 +481,33 @@ def test_a_response_that_the_groups_explain_exactly(frame):
         fl.lmm("y ~ 1 + (1 | g)", exact)
 
 
+@pytest.mark.parametrize("method", ["ml", "reml"])
+@pytest.mark.parametrize("seed", range(5))
+def test_what_the_data_do_not_determine_is_said(method, seed):
+    """Of a factor both fixed and random: by REML any variance; by ML 0. Correlations of effects no group has both of."""
+    rng = np.random.default_rng(seed)
+    g = np.repeat(np.arange(12), 8)
+    frame = pd.DataFrame({"g": g, "s": np.array(["f", "m"])[g % 2], "x": rng.normal(size=96)})
+    frame["y"] = rng.normal(size=12)[g] + rng.normal(size=96)
+    fit = fl.lmm("y ~ x + s + (1 | s) + (1 | g)", frame, method=method)
+    if method == "ml":
+        assert fit.singular
+        assert not fit.notes
+    else:
+        assert "variances or correlations of s:" in fit.notes[0]
+        assert "Standard errors of (Intercept), sm depend on them" in fit.notes[0]
+    fit = fl.lmm("y ~ x + (0 + s | g)", frame, method=method)
+    assert fit.singular or "variances or correlations of g:" in fit.notes[0]
+    assert not fl.lmm("y ~ x + (1 | g)", frame, method=method).notes
+
+
+def test_numbers_out_of_range(frame):
+    with pytest.raises(fl.DataError, match=r"y is of the size .*other units"):
+        fl.lmm("y ~ x + (1 | g)", frame.assign(y=1e200 * frame["y"]))
+    with pytest.raises(fl.DataError, match=r"x is of the size .*other units"):
+        fl.lmm("y ~ x + (1 | g)", frame.assign(x=1e-200 * frame["x"]))
+
+
 def test_a_term_whose_columns_depend_on_each_other(frame):
     with pytest.raises(fl.DataError, match="x2 depends linearly"):
         fl.lmm("y ~ x + (x + x2 | g)", frame.assign(x2=3 * frame["x"]))

@@ -18,6 +18,7 @@ from .one_way import Reduced
 from .standard import StandardTerm, StandardX, standard_term, standard_x
 
 LARGE = 1e9  # bytes that are worth a warning before they are taken
+SPEED = 3e10  # operations a second on one core, of the side³ that a dense matrix is factored and inverted in
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +100,8 @@ def _check_memory(tail: Sequence[Group]) -> None:
     names = ", ".join(group.factor.name for group in tail)
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else np.inf
     text = f"The {side} random effects of the crossed factors {names} need {needed / 1e9:.1f} GB"
+    seconds = side**3 / SPEED
+    time = f"{seconds:.0f} s" if seconds < 120.0 else f"{seconds / 60.0:.0f} min"
     if needed > 0.8 * there:
         raise DataError(f"{text}; this machine has {there / 1e9:.1f} GB. Drop a term, or use fewer levels.")
-    warnings.warn(f"{text} while the model is fitted.", FitWarning, stacklevel=2)
+    warnings.warn(f"{text}, and each of some ten evaluations about {time}.", FitWarning, stacklevel=2)

@@ -118,24 +118,33 @@ class MixedFit:
         if optimum.doubtful:
             fit = replace(fit, notes=(*notes, *fit._undetermined()))
         if not fit.converged:
+            steps = found.iterations
+            cure = (
+                "Raise max_iter" if steps >= max_iter else "Its random effects may be more than the data can tell apart"
+            )
             warnings.warn(
-                f"{method} stopped after {fit.n_iter} iterations; another Newton step promises to lower the deviance by "
-                f"{found.decrease:.2g}. Raise max_iter, or look at the fit's trace.",
+                f"{method} did not reach its optimum: after {steps} steps of the search another one promises to lower the "
+                f"deviance by {found.decrease:.2g}. {cure}. The fit's trace shows the way.",
                 ConvergenceWarning,
                 stacklevel=3,
             )
         return fit
 
     def _undetermined(self) -> tuple[str, ...]:
-        """Name the terms with parameters that the data do not determine."""
+        """Name terms with parameters that the data do not determine, and fixed effects whose variance depends on these."""
         owner = np.repeat(self.likelihood.terms, [len(places) for places in self.likelihood.triangles])
         names = {self.data.design.terms[k].factor.name: None for k in owner[self.uncertainty.flat]}
         if not names:
             return ()
-        return (
+        text = (
             f"The criterion does not depend on some variances or correlations of {', '.join(names)}: the data do not "
-            "determine them, others would fit as well. They have no standard errors.",
+            "determine them, others would fit as well. They have no standard errors."
         )
+        unsure = np.isnan(self.uncertainty.of(lambda solution: np.diag(solution.beta_cov)))
+        if unsure.any():
+            effects = ", ".join(name for name, lost in zip(self.fixed_names, unsure, strict=True) if lost)
+            text += f" Standard errors of {effects} depend on them, and mean nothing."
+        return (text,)
 
     # What was fitted.
 

@@ -45,6 +45,7 @@ class Minimum(Generic[V]):
     value: V  # before the last step, which is taken unseen where the search converged
     hessian: Array
     decrease: float  # what that step promises
+    iterations: int
     evaluations: int
     path: tuple[tuple[Array, float], ...]  # accepted points and their values
     converged: bool
@@ -78,6 +79,7 @@ def minimise(
     age, old = 0, 0  # steps since B was more than updated, and after how many it is computed again near the minimum
     guided = guide(x, now)
     B = differences(evaluate, x, now.gradient) if guided is None else guided
+    iteration = -1
     for iteration in range(max_iter):
         step, decrease = newton_step(now.gradient, B, radius)
         report(iteration, decrease)
@@ -113,7 +115,7 @@ def minimise(
         if gained > 0.0:
             x, now = x + step, new
             path.append((x, now.deviance))
-    return Minimum(x + last if arrived else x, now, B, decrease, count, tuple(path), arrived)
+    return Minimum(x + last if arrived else x, now, B, decrease, iteration + 1, count, tuple(path), arrived)
 
 
 def _polish(f: Callable[[Array], V], x: Array, now: V, B: Array) -> tuple[Array, V, Array, Array, float]:
