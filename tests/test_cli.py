@@ -136,7 +136,7 @@ def test_fit(small, options, settings):
         model = WideLMM(**settings).fit(data.X, data.y, data.Z)
     # Another process aligns its arrays otherwise, and sums round otherwise: the same to the sweeps' tolerance.
     assert fit["sigma2_beta"] == pytest.approx(model.sigma2_beta_, rel=1e-7)
-    assert fit["loglik"] == pytest.approx(model.loglik_, rel=1e-12)
+    assert fit["loglik"] == pytest.approx(model.loglik_, rel=1e-11)
     assert fit["n_iter"] == pytest.approx(model.n_iter_, rel=0.1)  # tells solvers apart that end at the same point
 
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -55,7 +55,7 @@ class Likelihood:
             start = 0
             for k in group.terms:
                 size = len(self.data.terms[k].M)
-                columns, rows = np.triu_indices(size)
+                columns, rows = _triangle(size)
                 found.append(place + (start + rows) * group.d + start + columns)
                 start += size
         return tuple(found)
@@ -70,7 +70,7 @@ class Likelihood:
         found, at = [], 0
         for k in self.terms:
             L = np.zeros_like(self.data.terms[k].M)
-            columns, rows = np.triu_indices(len(L))
+            columns, rows = _triangle(len(L))
             L[rows, columns] = theta[at : at + rows.size]
             found.append(L)
             at += rows.size
@@ -79,7 +79,7 @@ class Likelihood:
     @staticmethod
     def pack(triangles: Sequence[Array]) -> Array:
         """The reverse of `unpack`."""
-        return np.concatenate([np.zeros(0), *(L.T[np.triu_indices(len(L))] for L in triangles)])
+        return np.concatenate([np.zeros(0), *(L.T[_triangle(len(L))] for L in triangles)])
 
     @cached_property
     def degrees(self) -> int:
@@ -135,3 +135,10 @@ class Likelihood:
     def at_sigma2(self, at: Evaluation, sigma2: float) -> float:
         """The deviance of the data as given where σ² (standard coordinates) is not profiled out."""
         return self.degrees * (LOG_2PI + math.log(sigma2)) + at.logdet + at.squares / sigma2 + self.constant
+
+
+@cache
+def _triangle(d: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Columns and rows of a lower triangle, column by column."""
+    columns, rows = np.triu_indices(d)
+    return columns, rows

@@ -83,8 +83,9 @@ def _search(likelihood: Likelihood, theta: Array, max_iter: int, report: Callabl
 
     def guide(x: Array, at: Evaluation) -> Array | None:
         theta = x * units
-        regular = all((np.abs(np.diag(L)) > REGULAR).all() for L in likelihood.unpack(theta))
-        return average_information(likelihood, theta, at) * np.outer(units, units) if regular and not cheap else None
+        if cheap or not all((np.abs(np.diag(L)) > REGULAR).all() for L in likelihood.unpack(theta)):
+            return None
+        return average_information(likelihood, theta, at) * np.outer(units, units)
 
     def scaled(x: Array) -> Evaluation:
         at = likelihood(x * units)

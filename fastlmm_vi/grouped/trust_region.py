@@ -147,7 +147,7 @@ def _rank_one(B: Array, step: Array, change: Array) -> Array:
     """B, corrected so that it maps the step to the change of the gradient, where that can be done safely."""
     rest = change - B @ step
     along = float(rest @ step)
-    if not abs(along) > 1e-8 * float(np.linalg.norm(rest) * np.linalg.norm(step)):  # NaN too
+    if not along**2 > 1e-16 * float(rest @ rest) * float(step @ step):  # NaN too
         return B
     return B + np.outer(rest, rest) / along
 
@@ -160,8 +160,8 @@ def newton_step(gradient: Array, B: Array, radius: float) -> tuple[Array, float]
     values = np.where(np.abs(values) < FLAT * top, FLAT * top, values)
     if (values > 0.0).all():
         s = -g / values
-        if float(np.linalg.norm(s)) <= radius:
-            return vectors @ s, float(-(g @ s) - 0.5 * (s * values) @ s)
+        if float(s @ s) <= radius**2:
+            return vectors @ s, 0.5 * float(-(g @ s))
     if radius == np.inf:
         return np.zeros_like(g), np.inf
     low = max(0.0, -float(values[0]))
