@@ -2,7 +2,7 @@
 
 `WideLMM` fits y = Zω + Xβ + e, β ~ N(0, σ²_β I), e ~ N(0, σ²_e I): covariates Z with fixed effects ω, wide features X
 with random effects β. `lmm` fits y = Xβ + Σ Z_l b_l + ε from an lme4 formula. `compare` sets fits side by side,
-`datasets` holds the data, `plot_*` draw. The names below are
+`datasets` holds the data, `priors` what is known before them, `plot_*` draw. The names below are
 imported on first use, so that `import fastlmm_vi` itself costs nothing.
 """
 
@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     import fastlmm_vi_kernels as kernels
 
-    from . import datasets
+    from . import datasets, priors
     from .comparison import compare
     from .compilation import warmup
     from .errors import ConvergenceWarning, DataError, FitWarning, FormulaError, UnboundedLikelihoodError
@@ -57,7 +57,7 @@ _HOMES = {
     "FormulaError": ".errors",
     "UnboundedLikelihoodError": ".errors",
 }
-_MODULES = {"datasets": ".datasets", "kernels": "fastlmm_vi_kernels"}
+_MODULES = {"datasets": ".datasets", "priors": ".priors", "kernels": "fastlmm_vi_kernels"}
 
 __all__ = [  # noqa: RUF022 - in reading order
     "WideLMM",
@@ -86,6 +86,7 @@ __all__ = [  # noqa: RUF022 - in reading order
     "DataError",
     "FormulaError",
     "UnboundedLikelihoodError",
+    "priors",
     "datasets",
     "kernels",
 ]

@@ -15,6 +15,7 @@ PACKAGE = sorted((ROOT / "fastlmm_vi").rglob("*.py"))
 RANKS = [
     {"errors", "summary", "threads", "progress", "canvas"},
     {"result", "tables"},
+    {"priors"},
     {"grouped.expression", "grouped.factor", "grouped.chi_bar"},
     {"grouped.functions", "grouped.columns", "grouped.contrasts"},
     {"grouped.term_list"},
@@ -132,7 +133,8 @@ def test_layers_look_down(path):
 
 
 @pytest.mark.parametrize(
-    "name", ["errors", "summary", "result", "threads", "progress", "comparison", "plots", "datasets", "tables"]
+    "name",
+    ["errors", "summary", "result", "threads", "progress", "comparison", "plots", "datasets", "tables", "priors"],
 )
 def test_no_ground_floor_module_knows_a_wing(name):
     modules = [module for module, _ in imports(ROOT / "fastlmm_vi" / f"{name}.py")]
@@ -165,7 +167,7 @@ def test_no_module_hides_a_public_name():
     import fastlmm_vi
 
     modules = {path.stem for path in (ROOT / "fastlmm_vi").glob("*.py")}
-    assert modules & set(fastlmm_vi.__all__) == {"datasets"}
+    assert modules & set(fastlmm_vi.__all__) == {"datasets", "priors"}
 
 
 def test_every_public_name_resolves():
