@@ -87,6 +87,12 @@ class Workspace:
         kernels.solve(self.pattern, self.L, self.T, self.x)
         return self.x
 
+    def solve_given(self, beta: Array, response: float = 1.0) -> Array:
+        """Random effects in units of σ Λ of `response` times y, at given fixed effects."""
+        x = np.append(np.empty(self.x.size - beta.size), beta)
+        kernels.solve_given(self.pattern, self.L, self.T, response, x)
+        return x[: x.size - beta.size]
+
     def invert(self) -> None:
         """Write the inverse of the tail and, on the pattern, of the rest."""
         if len(self.T) <= SMALL:

@@ -1,7 +1,6 @@
 """One grouping factor: each group reduced to d rows, and groups of equal design taken together."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -110,14 +109,17 @@ class OneWay:
 
     def solve(self) -> Array:
         """Random effects in units of σ Λ and, after them, fixed ones."""
-        G, C = self._G, self.groups.C
-        beta = scipy.linalg.solve_triangular(self.T[:-1, :-1], self.T[-1, :-1], trans=1, lower=True)
-        e = C[:, :, -1] - C[:, :, :-1] @ beta
-        V = np.eye(G.shape[1]) + G @ G.transpose(0, 2, 1)
-        u = np.einsum("vij,vi->vj", G, np.linalg.solve(V, e[:, :, None])[:, :, 0])
-        return np.concatenate([u.ravel(), beta + self.groups.shift])
+        beta = scipy.linalg.solve_triangular(self.T[:-1, :-1], self.T[-1, :-1], trans=1, lower=True) + self.groups.shift
+        return np.concatenate([self.solve_given(beta), beta])
 
-    @cached_property
+    def solve_given(self, beta: Array, response: float = 1.0) -> Array:
+        """Random effects in units of σ Λ of `response` times y, at given fixed effects."""
+        G, C = self._G, self.groups.C
+        e = response * C[:, :, -1] - C[:, :, :-1] @ (beta - response * self.groups.shift)
+        V = np.eye(G.shape[1]) + G @ G.transpose(0, 2, 1)
+        return np.einsum("vij,vi->vj", G, np.linalg.solve(V, e[:, :, None])[:, :, 0]).ravel()
+
+    @property
     def _root(self) -> Array:
         """Lower factors of K = I + ΛᵀZᵀZΛ, (J, d, d)."""
         G = self._G
@@ -125,7 +127,8 @@ class OneWay:
 
     def own_inverse(self, f: int) -> Array:
         """K⁻¹ of every group, (J, d, d); there is one factor, f = 0."""
-        half = np.linalg.solve(self._root, np.broadcast_to(np.eye(self._root.shape[1]), self._root.shape))
+        root = self._root
+        half = np.linalg.solve(root, np.broadcast_to(np.eye(root.shape[1]), root.shape))
         return np.einsum("vki,vkj->vij", half, half)
 
     def forward(self, A: Array) -> None:

@@ -280,12 +280,25 @@ def update_ancestor(pattern, L, v, e, at, d):
 @kernel
 def solve(pattern, L, T, x):
     """Write x ← (u, β) (random effects in units of σ Λ, fixed effects): back substitution from the last row of L Lᵀ."""
+    q, m = pattern.q, len(T) - 1
+    head = pattern.effect[pattern.leading]
+    for i in range(m - 1, m - q, -1):
+        total = T[m, i]
+        for k in range(i + 1, m):
+            total -= T[k, i] * x[head + k]
+        x[head + i] = total / T[i, i]
+    solve_given(pattern, L, T, 1.0, x)
+
+
+@kernel
+def solve_given(pattern, L, T, response, x):
+    """Write the random effects of x = (u, β), β given there, of `response` times y."""
     width, group, effect, panel = pattern.width, pattern.group, pattern.effect, pattern.panel
     near, factor, row, leading = pattern.near, pattern.factor, pattern.row, pattern.leading
     q, m = pattern.q, len(T) - 1
     head = effect[leading]
-    for i in range(m - 1, -1, -1):
-        total = T[m, i]
+    for i in range(m - q, -1, -1):
+        total = response * T[m, i]
         for k in range(i + 1, m):
             total -= T[k, i] * x[head + k]
         x[head + i] = total / T[i, i]
@@ -296,7 +309,7 @@ def solve(pattern, L, T, x):
             own = effect[f] + (v - group[f]) * d
             last = panel[v + 1] - d  # the row of y
             for j in range(d - 1, -1, -1):
-                total = L[last + j]
+                total = response * L[last + j]
                 i = at + d * d + j
                 for e in range(near[v], near[v + 1]):
                     for r in range(width[factor[e]]):
