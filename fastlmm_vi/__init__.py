@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from . import datasets, priors
     from .comparison import compare
     from .compilation import warmup
-    from .errors import ConvergenceWarning, DataError, FitWarning, FormulaError, UnboundedLikelihoodError
+    from .errors import (
+        ConvergenceWarning,
+        DataError,
+        FitWarning,
+        FormulaError,
+        IntegrationError,
+        UnboundedLikelihoodError,
+    )
     from .files import load
     from .grouped.cross_products import CrossProducts
     from .grouped.lrt import lrt
@@ -55,6 +62,7 @@ _HOMES = {
     "FitWarning": ".errors",
     "DataError": ".errors",
     "FormulaError": ".errors",
+    "IntegrationError": ".errors",
     "UnboundedLikelihoodError": ".errors",
 }
 _MODULES = {"datasets": ".datasets", "priors": ".priors", "kernels": "fastlmm_vi_kernels"}
@@ -85,6 +93,7 @@ __all__ = [  # noqa: RUF022 - in reading order
     "FitWarning",
     "DataError",
     "FormulaError",
+    "IntegrationError",
     "UnboundedLikelihoodError",
     "priors",
     "datasets",

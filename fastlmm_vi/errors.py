@@ -15,6 +15,10 @@ class UnboundedLikelihoodError(ValueError):
     """The criterion grows without end as σ²_e goes to 0 and has no interior maximum that could be returned."""
 
 
+class IntegrationError(ValueError):
+    """A density has no finite integral that could be found: it is improper, or its tails are too heavy for a grid."""
+
+
 class FitWarning(UserWarning):
     """A fit ended in a state that its user must know of: an unbounded likelihood, a signal lost, digits drowned."""
 

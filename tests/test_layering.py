@@ -15,7 +15,9 @@ PACKAGE = sorted((ROOT / "fastlmm_vi").rglob("*.py"))
 RANKS = [
     {"errors", "summary", "threads", "progress", "canvas"},
     {"result", "tables"},
-    {"priors"},
+    {"priors", "lattice"},
+    {"marginal"},
+    {"grid"},
     {"grouped.expression", "grouped.factor", "grouped.chi_bar"},
     {"grouped.functions", "grouped.columns", "grouped.contrasts"},
     {"grouped.term_list"},
@@ -134,7 +136,19 @@ def test_layers_look_down(path):
 
 @pytest.mark.parametrize(
     "name",
-    ["errors", "summary", "result", "threads", "progress", "comparison", "plots", "datasets", "tables", "priors"],
+    [
+        "errors",
+        "summary",
+        "result",
+        "threads",
+        "progress",
+        "comparison",
+        "plots",
+        "datasets",
+        "tables",
+        "priors",
+        "grid",
+    ],
 )
 def test_no_ground_floor_module_knows_a_wing(name):
     modules = [module for module, _ in imports(ROOT / "fastlmm_vi" / f"{name}.py")]
