@@ -87,10 +87,11 @@ class Workspace:
         kernels.solve(self.pattern, self.L, self.T, self.x)
         return self.x
 
-    def solve_given(self, beta: Array, response: float = 1.0) -> Array:
-        """Random effects in units of σ Λ of `response` times y, at given fixed effects."""
-        x = np.append(np.empty(self.x.size - beta.size), beta)
-        kernels.solve_given(self.pattern, self.L, self.T, response, x)
+    def solve_given(self, beta: Array, response: float = 1.0, noise: Array | float = 0.0) -> Array:
+        """Random effects in units of σ Λ, (effects,), at given fixed effects, of `response` times y; L⁻ᵀ noise is added."""
+        x = np.empty(self.x.size)
+        x[: x.size - beta.size], x[x.size - beta.size :] = noise, beta
+        kernels.back_substitute(self.pattern, self.L, self.T, response, x)
         return x[: x.size - beta.size]
 
     def invert(self) -> None:

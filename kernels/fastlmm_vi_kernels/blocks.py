@@ -287,18 +287,20 @@ def solve(pattern, L, T, x):
         for k in range(i + 1, m):
             total -= T[k, i] * x[head + k]
         x[head + i] = total / T[i, i]
-    solve_given(pattern, L, T, 1.0, x)
+    for i in range(head + m - q + 1):
+        x[i] = 0.0
+    back_substitute(pattern, L, T, 1.0, x)
 
 
 @kernel
-def solve_given(pattern, L, T, response, x):
-    """Write the random effects of x = (u, β), β given there, of `response` times y."""
+def back_substitute(pattern, L, T, response, x):
+    """Overwrite r in x = (r, β) by the random effects: L_uᵀ u = `response` · (y's row of L) + r − (those of X)ᵀ β."""
     width, group, effect, panel = pattern.width, pattern.group, pattern.effect, pattern.panel
     near, factor, row, leading = pattern.near, pattern.factor, pattern.row, pattern.leading
     q, m = pattern.q, len(T) - 1
     head = effect[leading]
     for i in range(m - q, -1, -1):
-        total = response * T[m, i]
+        total = response * T[m, i] + x[head + i]
         for k in range(i + 1, m):
             total -= T[k, i] * x[head + k]
         x[head + i] = total / T[i, i]
@@ -309,7 +311,7 @@ def solve_given(pattern, L, T, response, x):
             own = effect[f] + (v - group[f]) * d
             last = panel[v + 1] - d  # the row of y
             for j in range(d - 1, -1, -1):
-                total = response * L[last + j]
+                total = response * L[last + j] + x[own + j]
                 i = at + d * d + j
                 for e in range(near[v], near[v + 1]):
                     for r in range(width[factor[e]]):
