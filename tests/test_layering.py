@@ -32,6 +32,7 @@ RANKS = [
     {"grouped.reml"},
     {"grouped.uncertainty", "grouped.parameters", "grouped.files", "grouped.lrt"},
     {
+        "grouped.model_priors",
         "grouped.deletions",
         "grouped.hypotheses",
         "grouped.prediction",
