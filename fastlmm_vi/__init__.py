@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         UnboundedLikelihoodError,
     )
     from .files import load
+    from .grouped.bayes_result import BayesFit
     from .grouped.cross_products import CrossProducts
     from .grouped.lrt import lrt
     from .grouped.model import lmm
@@ -40,6 +41,7 @@ _HOMES = {
     "WideLMM": ".wide.estimator",
     "Spectrum": ".wide.spectrum",
     "lmm": ".grouped.model",
+    "BayesFit": ".grouped.bayes_result",
     "MixedFit": ".grouped.result",
     "CrossProducts": ".grouped.cross_products",
     "lrt": ".grouped.lrt",
@@ -71,6 +73,7 @@ __all__ = [  # noqa: RUF022 - in reading order
     "WideLMM",
     "Spectrum",
     "lmm",
+    "BayesFit",
     "MixedFit",
     "CrossProducts",
     "lrt",

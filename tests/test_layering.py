@@ -34,6 +34,7 @@ RANKS = [
     {"grouped.reml"},
     {"grouped.uncertainty", "grouped.parameters", "grouped.files", "grouped.lrt"},
     {
+        "grouped.model_priors",
         "grouped.deletions",
         "grouped.hypotheses",
         "grouped.prediction",
@@ -41,7 +42,9 @@ RANKS = [
         "grouped.resampling",
         "grouped.profiling",
     },
-    {"grouped.result"},
+    {"grouped.result", "grouped.posterior"},
+    {"grouped.quadrature"},
+    {"grouped.bayes_result"},
     {"grouped.model", "grouped.plots", "files"},
     {"comparison", "datasets", "wide.storage"},
     {"plots", "wide.design", "wide.basis", "wide.blas"},

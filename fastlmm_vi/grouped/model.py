@@ -2,14 +2,46 @@
 
 import time
 import warnings
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal, overload
 
 from .. import threads
 from ..errors import FitWarning
 from ..progress import stages
+from .bayes_result import BayesFit
 from .cross_products import CrossProducts
 from .model_frame import GroupedDesign, build
 from .result import METHODS, MixedFit
+
+BAYESIAN = ("quadrature",)
+
+
+@overload
+def lmm(
+    formula: str,
+    data: Any,
+    *,
+    method: Literal["reml", "ml"] = "reml",
+    weights: Any = None,
+    missing: str = "raise",
+    max_iter: int = 200,
+    n_jobs: int | None = None,
+    verbose: int = 0,
+) -> MixedFit: ...
+
+
+@overload
+def lmm(
+    formula: str,
+    data: Any,
+    *,
+    method: Literal["quadrature"],
+    priors: Mapping[str, Any] | None = None,
+    weights: Any = None,
+    missing: str = "raise",
+    n_jobs: int | None = None,
+    verbose: int = 0,
+) -> BayesFit: ...
 
 
 def lmm(
@@ -17,12 +49,13 @@ def lmm(
     data: Any,
     *,
     method: str = "reml",
+    priors: Mapping[str, Any] | None = None,
     weights: Any = None,
     missing: str = "raise",
     max_iter: int = 200,
     n_jobs: int | None = None,
     verbose: int = 0,
-) -> MixedFit:
+) -> MixedFit | BayesFit:
     """Fit the grouped linear mixed model y = Xβ + Σ_l Z_l b_l + ε of an lme4 formula.
 
     Parameters
@@ -36,8 +69,13 @@ def lmm(
         before a; in R that depends on the language): the first is the reference, `relevel(f, ref="b")` takes another.
         Ordered Categoricals, those of `pd.cut` among them, have polynomial contrasts as R's ordered factors, `o.L`, `o.Q`,
         …; `factor(o, ordered=FALSE)` has treatment contrasts.
-    method : {"reml", "ml"}, default "reml"
-        Restricted or full maximum likelihood; the same optimum as `lmer(REML = TRUE / FALSE)`, to more digits.
+    method : {"reml", "ml", "quadrature"}, default "reml"
+        Restricted or full maximum likelihood; the same optimum as `lmer(REML = TRUE / FALSE)`, to more digits. "quadrature":
+        the exact posterior under `priors`, for up to four variance parameters.
+    priors : mapping, optional
+        Of the Bayesian methods, by brms' names: `{"beta": Normal(0, 10), "sigma": HalfNormal(5), "sd": {"subj":
+        HalfNormal(5)}, "cor": LKJ(2)}`, or of single ones, `{"beta": {"Intercept": Normal(250, 100)}}`. Defaults in the units
+        of the data for the rest: those of the R packages rstanarm (β) and brms (scales); the summary lists them.
     weights : column name or array (N,), optional
         Precisions: Var(ε_i) = σ² / w_i.
     missing : {"raise", "drop"}, default "raise"
@@ -51,7 +89,7 @@ def lmm(
 
     Returns
     -------
-    MixedFit
+    MixedFit, or BayesFit where the method is Bayesian
 
     Raises
     ------
@@ -83,8 +121,12 @@ def lmm(
     >>> fit.converged
     True
     """
-    if method not in METHODS:
-        raise ValueError(f"method={method!r} is not known: choose one of {', '.join(map(repr, METHODS))}.")
+    if method not in (*METHODS, *BAYESIAN):
+        raise ValueError(
+            f"method={method!r} is not known: choose one of {', '.join(map(repr, (*METHODS, *BAYESIAN)))}."
+        )
+    if priors is not None and method in METHODS:
+        raise ValueError(f"priors are of Bayesian methods, {', '.join(map(repr, BAYESIAN))}: {method!r} has none.")
     if not isinstance(max_iter, int) or max_iter < 1:
         raise ValueError(f"max_iter={max_iter!r} is not a number of iterations: give 1, 2, …")
     start = time.perf_counter()
@@ -95,6 +137,8 @@ def lmm(
         products = CrossProducts.of(design)
         timings = {"design": framed - start, "cross products": time.perf_counter() - framed}
         notes = _notes(design, products)
+        if method in BAYESIAN:
+            return BayesFit.of(products, formula, priors, notes=notes, timings=timings, show=show)
         return MixedFit.of(products, formula, method, max_iter=max_iter, notes=notes, timings=timings, show=show)
 
 

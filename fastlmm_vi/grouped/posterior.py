@@ -63,7 +63,9 @@ class Posterior:
         """Parameters of φ by brms' names, of which it has the logarithms or z-transforms."""
         found = parameters.names(self.data.design.terms)
         free, sigma = self._free
-        keep = [flag for d, flags in zip(self.sizes, free, strict=True) for flag in (*flags, *[True] * (d * (d - 1) // 2))]
+        keep = [
+            flag for d, flags in zip(self.sizes, free, strict=True) for flag in (*flags, *[True] * (d * (d - 1) // 2))
+        ]
         return [name for name, kept in zip(found, [*keep, sigma], strict=True) if kept]
 
     def scales(self, phi: Array) -> Scales:
@@ -131,7 +133,9 @@ class Posterior:
         fixed, weights = self.data.fixed, self.data.design.weights
         (n, p), of_weights = fixed.Q.shape, 0.0 if weights is None else float(np.log(weights).sum())
         jacobian = float(np.linalg.slogdet(fixed.scale * fixed.to_beta)[1])
-        return self.priors.beta.log_constant + jacobian - 0.5 * ((n - p) * LOG_2PI - of_weights) - n * np.log(fixed.scale)
+        return (
+            self.priors.beta.log_constant + jacobian - 0.5 * ((n - p) * LOG_2PI - of_weights) - n * np.log(fixed.scale)
+        )
 
     def _set(self, scales: Scales) -> None:
         """Λ of all terms in standard coordinates."""
@@ -157,14 +161,15 @@ class Posterior:
         """Precision and mean of δ a priori."""
         B = self.data.fixed.scale * self.data.fixed.to_beta
         prior = self.priors.beta
-        return B.T @ prior.precision @ B, np.linalg.solve(B, prior.mean - self._base)
+        mean = np.asarray(np.linalg.solve(B, prior.mean - self._base), dtype=np.float64)
+        return B.T @ prior.precision @ B, mean
 
     def _system(self, sigma2: float) -> tuple[Array, Array, Array, Array]:
-        """Of δ at the last evaluation: XᵀV⁻¹X's factor R and t = R⁻¹XᵀV⁻¹y, the factor of the posterior precision, the mean."""
+        """Of δ at the last evaluation: the factor R of XᵀV⁻¹X, t = R⁻¹XᵀV⁻¹y, the factor of its precision, its mean."""
         T, p = self._at.T, len(self.data.fixed.to_beta)
         root, t = np.tril(T[-1 - p : -1, -1 - p : -1]), T[-1, -1 - p : -1]
         precision, mean = self._prior
-        M = np.linalg.cholesky(root @ root.T / sigma2 + precision)
+        M = np.asarray(np.linalg.cholesky(root @ root.T / sigma2 + precision), dtype=np.float64)
         delta = scipy.linalg.cho_solve((M, True), root @ t / sigma2 + precision @ mean)
         return root, t, M, delta
 

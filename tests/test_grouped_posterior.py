@@ -1,0 +1,104 @@
+"""The exact posterior of the grouped model: density, conditionals and draws against dense normal distributions."""
+
+import grouped_problems as problems
+import numpy as np
+import pytest
+import scipy.stats
+
+from fastlmm_vi import priors
+from fastlmm_vi.grouped import model_priors, posterior
+from fastlmm_vi.grouped.cross_products import CrossProducts
+from fastlmm_vi.grouped.model_frame import build
+
+SEEDS = range(20)
+
+
+def setting(seed):
+    """A random problem, its posterior under normal priors, φ, and the dense joint moments of (β, b) and y."""
+    problem = problems.draw(seed)
+    design = build(problem.formula, problem.frame, weights=problem.weights)
+    data = CrossProducts.of(design)
+    rng = np.random.default_rng(seed)
+    p = design.X.shape[1]
+    beta = [priors.Normal(rng.normal(), rng.uniform(0.5, 3.0)) for _ in range(p)]
+    post = posterior.Posterior(data, model_priors.resolve({"beta": beta}, design))
+    return post, 0.5 * rng.normal(size=len(post.names)), beta
+
+
+def dense(post, phi, beta):
+    """Mean and covariance of (β, b of all terms, y), jointly."""
+    design, scales = post.data.design, post.scales(phi)
+    X = design.X
+    parts, covs = [X], [np.diag([one.sd**2 for one in beta])]
+    for term, sd, root in zip(design.terms, scales.sd, scales.correlation, strict=True):
+        J, d = len(term.factor.levels), len(term.names)
+        Z = np.zeros((len(X), J, d))
+        Z[np.arange(len(X)), term.factor.codes] = term.basis
+        parts.append(Z.reshape(len(X), -1))
+        half = sd[:, None] * root
+        covs.append(np.kron(np.eye(J), half @ half.T))
+    A, P = np.hstack(parts), scipy.linalg.block_diag(*covs)
+    weights = np.ones(len(X)) if design.weights is None else design.weights
+    mean = np.append([one.mean for one in beta], np.zeros(A.shape[1] - len(beta)))
+    V = A @ P @ A.T + np.diag(scales.sigma**2 / weights)
+    offset = 0.0 if design.offset is None else design.offset
+    gain = np.linalg.solve(V, A @ P).T
+    return mean + gain @ (design.y - offset - A @ mean), P - gain @ A @ P, offset + A @ mean, V
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_density_and_conditionals(seed):
+    post, phi, beta = setting(seed)
+    design, scales = post.data.design, post.scales(phi)
+    np.testing.assert_allclose(post.phi(scales), phi, rtol=1e-10, atol=1e-12)
+    mean, cov, of_y, V = dense(post, phi, beta)
+    expected = scipy.stats.multivariate_normal(of_y, V).logpdf(design.y)
+    assert post.log_likelihood(scales) == pytest.approx(expected, rel=1e-9, abs=1e-8)
+
+    given, p = post.given(phi), len(beta)
+    np.testing.assert_allclose(given.fixed[0], mean[:p], rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(given.fixed[1], cov[:p, :p], rtol=1e-6, atol=1e-9)
+    at = p
+    for centre, spread in given.random:
+        J, d = centre.shape
+        rows = np.arange(at, at + J * d)
+        np.testing.assert_allclose(centre.ravel(), mean[rows], rtol=1e-6, atol=1e-8)
+        own = np.array([cov[np.ix_(r, r)] for r in rows.reshape(J, d)])
+        np.testing.assert_allclose(spread, own, rtol=1e-6, atol=1e-8)
+        at += J * d
+
+
+@pytest.mark.parametrize("seed", [0, 3, 7])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_draws_have_the_moments_of_the_joint_normal(seed):
+    post, phi, beta = setting(seed)
+    mean, cov, *_ = dense(post, phi, beta)
+    given, rng = post.given(phi), np.random.default_rng(1)
+    draws = []
+    for _ in range(4000):
+        fixed, random = given.draw(rng)
+        draws.append(np.concatenate([fixed, *(b.ravel() for b in random)]))
+    sd = np.sqrt(np.diag(cov))
+    z = (np.mean(draws, axis=0) - mean) / sd * np.sqrt(len(draws))
+    assert np.abs(z).max() < 5.0
+    whitened = np.linalg.solve(np.linalg.cholesky(cov / np.outer(sd, sd)), ((np.array(draws) - mean) / sd).T)
+    squares = np.sum(whitened**2, axis=0)  # χ² with as many degrees of freedom as there are effects
+    assert scipy.stats.kstest(squares, scipy.stats.chi2(len(mean)).cdf).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("d", [2, 3, 5])
+def test_jacobian_of_correlations(d):
+    rng = np.random.default_rng(d)
+    z = 0.5 * rng.normal(size=d * (d - 1) // 2)
+
+    def correlations(z):
+        root = posterior.correlation_root(np.tanh(z), d)
+        return (root @ root.T)[np.tril_indices(d, -1)]
+
+    step = 1e-6
+    J = np.array([(correlations(z + step * row) - correlations(z - step * row)) / (2 * step) for row in np.eye(z.size)])
+    assert posterior.log_jacobian(z, d) == pytest.approx(np.linalg.slogdet(J)[1], rel=1e-7)
+    np.testing.assert_allclose(
+        posterior.partial_correlations(posterior.correlation_root(np.tanh(z), d)), np.tanh(z), rtol=1e-12
+    )
