@@ -106,15 +106,19 @@ class Workspace:
             dense.mirror(self.inverse)
         kernels.selected_inverse(self.pattern, self.L, self.inverse, self.S)
 
-    def own_inverse(self, f: int) -> Array:
-        """Blocks of the inverse of groups of factor f on themselves, (levels, d, d)."""
+    def own_inverses(self) -> list[Array]:
+        """Blocks of the inverse of groups on themselves, (levels, d, d) of every factor."""
         self.invert()
-        p, d = self.pattern, int(self.pattern.width[f])
-        if f < p.leading:
-            return self.S[p.panel[p.group[f] : p.group[f + 1], None] + np.arange(d * d)].reshape(-1, d, d)
-        first = np.arange(p.effect[f], p.effect[f + 1], d) - p.effect[p.leading]
-        rows = first[:, None] + np.arange(d)
-        return self.inverse[rows[:, :, None], rows[:, None, :]]
+        p, found = self.pattern, []
+        for f, d in enumerate(self.pattern.width):
+            if f < p.leading:
+                at = p.panel[p.group[f] : p.group[f + 1], None] + np.arange(d * d)
+                found.append(self.S[at].reshape(-1, d, d))
+                continue
+            first = np.arange(p.effect[f], p.effect[f + 1], d) - p.effect[p.leading]
+            rows = first[:, None] + np.arange(d)
+            found.append(self.inverse[rows[:, :, None], rows[:, None, :]])
+        return found
 
     def forward(self, A: Array) -> None:
         """Overwrite A (effects and β, m) by L⁻¹A, L Lᵀ the mixed-model equations of u and β."""

@@ -128,11 +128,11 @@ class OneWay:
         G = self._G
         return np.asarray(np.linalg.cholesky(np.eye(G.shape[1]) + G.transpose(0, 2, 1) @ G), dtype=np.float64)
 
-    def own_inverse(self, f: int) -> Array:
-        """K⁻¹ of every group, (J, d, d); there is one factor, f = 0."""
+    def own_inverses(self) -> list[Array]:
+        """K⁻¹ of every group, (J, d, d), of the one factor there is."""
         root = self._root
         half = np.linalg.solve(root, np.broadcast_to(np.eye(root.shape[1]), root.shape))
-        return np.einsum("vki,vkj->vij", half, half)
+        return [half.transpose(0, 2, 1) @ half]
 
     def forward(self, A: Array) -> None:
         """Overwrite A (effects and β, m) by L⁻¹A, L Lᵀ the mixed-model equations of u and β."""

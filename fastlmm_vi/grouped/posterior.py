@@ -217,9 +217,9 @@ class Given:
             slopes[:, j] = self.at.solve_given(row, 0.0)
         slopes = scipy.linalg.solve_triangular(self.M, slopes.T, lower=True).T if p else slopes
         covs = []
-        for f, group in enumerate(self.data.groups):
+        for f, (group, own) in enumerate(zip(self.data.groups, self.at.own_inverses(), strict=True)):
             along = slopes[slice(*self.data.pattern.effect[f : f + 2])].reshape(group.levels, group.d, p)
-            covs.append(self.sigma**2 * self.at.own_inverse(f) + along @ along.transpose(0, 2, 1))
+            covs.append(self.sigma**2 * own + along @ along.transpose(0, 2, 1))
         found: dict[int, tuple[Array, Array]] = {}
         for k, (f, part, back) in self._terms().items():
             effects = mean[slice(*self.data.pattern.effect[f : f + 2])].reshape(-1, self.data.groups[f].d)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import ndtr, ndtri
 
-from .. import grid
+from .. import grid, threads
 from ..marginal import Marginal
 from ..result import Array
 from . import parameters, reml
@@ -17,7 +17,7 @@ from .posterior import Posterior, Scales
 from .solution import Solution
 
 MOST = 4  # parameters that a grid can have
-NEGLIGIBLE = 1e-10  # probability of a node below which effects given it are left out
+NEGLIGIBLE = 1e-8  # probability of all nodes together that are left out where effects are summed up
 LEAST = 0.05  # of the standard deviation of the residual: smallest standard deviation at the start
 INNERMOST = 0.95  # of the correlations, at the start
 
@@ -117,9 +117,10 @@ class Quadrature:
     @cached_property
     def _kept(self) -> tuple[Array, Array]:
         """Nodes that count, and their probabilities."""
-        weights = self.nodes.weights
-        keep = weights > NEGLIGIBLE
-        return self.nodes.nodes[keep], weights[keep] / weights[keep].sum()
+        order = np.argsort(self.nodes.weights)
+        keep = order[np.cumsum(self.nodes.weights[order]) > NEGLIGIBLE]
+        weights = self.nodes.weights[keep]
+        return self.nodes.nodes[keep], weights / weights.sum()
 
     @cached_property
     def _natural(self) -> Array:
@@ -146,14 +147,16 @@ class Quadrature:
     def fixed(self) -> Mixtures:
         """Distributions of the fixed effects."""
         nodes, weights = self._kept
-        found = [self.posterior.given(phi).fixed for phi in nodes]
+        with threads.limit(1):  # many small systems
+            found = [self.posterior.given(phi).fixed for phi in nodes]
         return Mixtures(weights, np.array([m for m, _ in found]), np.sqrt([np.diag(V) for _, V in found]))
 
     @cached_property
     def random(self) -> list[Mixtures]:
         """Distributions of the random effects of every term, level by level."""
         nodes, weights = self._kept
-        found = [self.posterior.given(phi).random for phi in nodes]
+        with threads.limit(1):
+            found = [self.posterior.given(phi).random for phi in nodes]
         return [
             Mixtures(
                 weights,
@@ -178,7 +181,7 @@ def natural(posterior: Posterior, phi: Array) -> Array:
     return np.where(correlation, np.tanh(phi), np.exp(np.where(correlation, 0.0, phi)))
 
 
-def fit(posterior: Posterior, tol: float = 1e-8, report: Callable[[str], None] = lambda text: None) -> Quadrature:
+def fit(posterior: Posterior, tol: float = 1e-6, report: Callable[[str], None] = lambda text: None) -> Quadrature:
     """Integrate over the variance parameters, from the REML estimates as a start.
 
     Raises

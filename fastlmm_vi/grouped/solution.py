@@ -81,7 +81,7 @@ class Solution:
         found = {}
         for f, start, k, d in self._terms():
             part = slice(start, start + d)
-            root, inverse = self.sigma * self.roots[k], self._own_inverse[f]
+            root, inverse = self.sigma * self.roots[k], self._own_inverses[f]
             found[k] = root @ inverse[:, part, part] @ root.T
         return found
 
@@ -123,7 +123,6 @@ class Solution:
         return found
 
     @cached_property
-    def _own_inverse(self) -> list[Array]:
+    def _own_inverses(self) -> list[Array]:
         """Blocks of the inverse for u alone, β̂ held fixed, of groups on themselves: (levels, d, d) of every factor."""
-        at = self._state[0]
-        return [at.own_inverse(f) for f in range(len(self.likelihood.data.groups))]
+        return self._state[0].own_inverses()
