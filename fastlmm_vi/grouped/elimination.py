@@ -42,7 +42,7 @@ class Workspace:
         inverted = side + (q - 1 if with_x else 0)
         return cls(
             data.pattern,
-            data.products,
+            data.products._replace(corner=data.products.corner.copy()),
             np.empty_like(panels),
             np.empty((side + q, side + q)),
             np.zeros_like(panels),
@@ -53,6 +53,11 @@ class Workspace:
             np.empty((2, lam)),
             np.zeros(lam),
         )
+
+    @property
+    def corner(self) -> Array:
+        """[X y]ᵀ[X y], (q, q), a copy of its own: what a prior of β adds may be added."""
+        return self.products.corner
 
     def run(self) -> tuple[float, float, float]:
         """Log-determinants and r² at `lam`; the solution, the inverse and the slopes are left in the workspace."""

@@ -113,19 +113,13 @@ class Posterior:
 
     def log_likelihood(self, scales: Scales) -> float:
         """Log p(y | φ), β integrated over its prior; where that is flat, over all values with density 1."""
-        data, at = self.data, self._at
         self._set(scales)
-        of_u, _, squares = at.factor()
+        of_u, of_x, squares = self._at.factor()
         if not squares > 0.0:
             return -np.inf
-        fixed = data.fixed
-        sigma2 = (scales.sigma / fixed.scale) ** 2
-        precision, mean = self._prior
-        root, t, M, delta = self._system(sigma2)
-        off = delta - mean
-        quadratic = (squares + float(np.sum((root.T @ delta - t) ** 2))) / sigma2 + float(off @ precision @ off)
-        logdet = of_u + 2.0 * float(np.log(np.diag(M)).sum()) + len(fixed.y) * np.log(sigma2)
-        return float(self._constant - 0.5 * (logdet + quadratic))
+        sigma2 = (scales.sigma / self.data.fixed.scale) ** 2
+        n, p = self.data.fixed.Q.shape
+        return float(self._constant - 0.5 * (of_u + of_x + (n - p) * np.log(sigma2) + squares / sigma2))
 
     @cached_property
     def _constant(self) -> float:
@@ -138,8 +132,10 @@ class Posterior:
         )
 
     def _set(self, scales: Scales) -> None:
-        """Λ of all terms in standard coordinates."""
+        """Λ of all terms in standard coordinates; β's prior as rows of data, of the residual's variance."""
         data, lam = self.data, self._at.lam
+        base, prior = self._corner
+        self._at.corner[:] = base + (scales.sigma / data.fixed.scale) ** 2 * prior
         lam[:] = 0.0
         for group, place in zip(data.groups, data.pattern.place, strict=False):
             block, start = lam[place : place + group.d**2].reshape(group.d, group.d), 0
@@ -157,32 +153,22 @@ class Posterior:
         return fixed.least_squares + fixed.scale * fixed.to_beta @ shift
 
     @cached_property
-    def _prior(self) -> tuple[Array, Array]:
-        """Precision and mean of δ a priori."""
-        B = self.data.fixed.scale * self.data.fixed.to_beta
-        prior = self.priors.beta
-        mean = np.asarray(np.linalg.solve(B, prior.mean - self._base), dtype=np.float64)
-        return B.T @ prior.precision @ B, mean
-
-    def _system(self, sigma2: float) -> tuple[Array, Array, Array, Array]:
-        """Of δ at the last evaluation: the factor R of XᵀV⁻¹X, t = R⁻¹XᵀV⁻¹y, the factor of its precision, its mean."""
-        T, p = self._at.T, len(self.data.fixed.to_beta)
-        root, t = np.tril(T[-1 - p : -1, -1 - p : -1]), T[-1, -1 - p : -1]
-        precision, mean = self._prior
-        M = np.asarray(np.linalg.cholesky(root @ root.T / sigma2 + precision), dtype=np.float64)
-        delta = scipy.linalg.cho_solve((M, True), root @ t / sigma2 + precision @ mean)
-        return root, t, M, delta
+    def _corner(self) -> tuple[Array, Array]:
+        """[X y]ᵀ[X y] of the data, and of β's prior N(m, P⁻¹) in standard coordinates: [I m]ᵀ P [I m]."""
+        B, prior = self.data.fixed.scale * self.data.fixed.to_beta, self.priors.beta
+        mean = np.linalg.solve(B, prior.mean - self._base)
+        rows = np.column_stack([np.eye(len(mean)), mean])
+        return self._at.corner.copy(), rows.T @ B.T @ prior.precision @ B @ rows
 
     def given(self, phi: Array) -> "Given":
         """β and b given φ and y; valid until the next evaluation."""
         scales = self.scales(phi)
         self.log_likelihood(scales)
-        fixed = self.data.fixed
-        sigma = scales.sigma / fixed.scale
-        _, _, M, delta = self._system(sigma**2)
-        one_way = self.data.one_way
-        shift = np.zeros(len(M)) if one_way is None else one_way.shift
-        return Given(self.data, self._at, scales, sigma, delta + shift, M)
+        sigma, p = scales.sigma / self.data.fixed.scale, len(self.data.fixed.to_beta)
+        root, one_way = self._at.T[-1 - p :, -1 - p :], self.data.one_way
+        delta = scipy.linalg.solve_triangular(root[:-1, :-1], root[-1, :-1], trans=1, lower=True)
+        delta = delta if one_way is None else delta + one_way.shift
+        return Given(self.data, self._at, scales, sigma, delta, np.tril(root[:-1, :-1]) / sigma)
 
 
 @dataclass(frozen=True, eq=False)
