@@ -9,7 +9,7 @@ from typing import Any
 MARKS = (
     ("different optimizer may help", "did not converge"),
     ("odel failed to converge", "did not converge"),
-    ("stopped after", "did not converge"),
+    ("did not reach its optimum", "did not converge"),
     ("not positive definite", "Hessian not positive definite"),
     ("unidentifiable", "nearly unidentifiable"),
     ("singular", "singular"),
