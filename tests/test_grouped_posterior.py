@@ -1,7 +1,11 @@
 """The exact posterior of the grouped model: density, conditionals and draws against dense normal distributions."""
 
+import re
+from pathlib import Path
+
 import grouped_problems as problems
 import numpy as np
+import pages
 import pytest
 import scipy.stats
 
@@ -102,3 +106,11 @@ def test_jacobian_of_correlations(d):
     np.testing.assert_allclose(
         posterior.partial_correlations(posterior.correlation_root(np.tanh(z), d)), np.tanh(z), rtol=1e-12
     )
+
+
+def test_the_derivation_points_to_code_that_exists():
+    page = (Path(__file__).resolve().parents[1] / "docs" / "derivation_posterior.md").read_text(encoding="utf-8")
+    names = re.findall(r"^→ `([\w.]+)`", page, flags=re.MULTILINE)
+    assert len(names) == 6
+    for name in names:
+        pages.check_exists(name)
