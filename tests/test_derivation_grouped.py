@@ -765,7 +765,7 @@ def test_numbers_in_the_page_are_those_of_the_code():
         "by less than 0.01",
         "below $10^{-18}$",
         "below $10^{-5}$",
-        "from $\\Lambda=3I$",
+        "with $\\Lambda=3I$",
         "step $10^{-5}$",
     ):
         assert words in page

@@ -13,7 +13,7 @@ PACKAGE = sorted((ROOT / "fastlmm_vi").rglob("*.py"))
 
 # A module may import modules of strictly lower rank only.
 RANKS = [
-    {"errors", "summary", "threads", "progress", "canvas"},
+    {"errors", "summary", "threads", "progress", "canvas", "copied"},
     {"result", "tables"},
     {"priors", "lattice"},
     {"marginal"},

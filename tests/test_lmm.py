@@ -14,6 +14,7 @@ import scipy.stats
 from grouped_problems import make
 
 import fastlmm_vi as fl
+from fastlmm_vi.grouped import lrt as lrt_module
 
 
 @pytest.fixture(scope="module")
@@ -489,16 +490,75 @@ def test_what_the_data_do_not_determine_is_said(method, seed):
     g = np.repeat(np.arange(12), 8)
     frame = pd.DataFrame({"g": g, "s": np.array(["f", "m"])[g % 2], "x": rng.normal(size=96)})
     frame["y"] = rng.normal(size=12)[g] + rng.normal(size=96)
-    fit = fl.lmm("y ~ x + s + (1 | s) + (1 | g)", frame, method=method)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", fl.FitWarning)
+        fit = fl.lmm("y ~ x + s + (1 | s) + (1 | g)", frame, method=method)
     if method == "ml":
         assert fit.singular
         assert not fit.notes
     else:
         assert "variances or correlations of s:" in fit.notes[0]
-        assert "Standard errors of (Intercept), sm depend on them" in fit.notes[0]
+        assert "Nor have (Intercept), sm, whose variance depends on them" in fit.notes[0]
+        unsure = ["(Intercept)", "sm"]
+        assert fit.se[unsure].isna().all()
+        assert fit.coefficients.loc[unsure, ["se", "df", "t", "p"]].isna().all(axis=None)
+        assert fit.conf_int().loc[unsure].isna().all(axis=None)
+        assert fit.test(["x", "sm"])["p"].isna().all()
+        assert np.isfinite(fit.coefficients.loc["x"]).all()
     fit = fl.lmm("y ~ x + (0 + s | g)", frame, method=method)
     assert fit.singular or "variances or correlations of g:" in fit.notes[0]
     assert not fl.lmm("y ~ x + (1 | g)", frame, method=method).notes
+
+
+def test_what_is_handed_out_is_a_copy(fit):
+    before = fit.fixed_effects.tolist(), fit.random_effects["g"].to_numpy().tolist(), fit.residuals.tolist()
+    fixed, random, residuals = fit.fixed_effects, fit.random_effects, fit.residuals
+    fixed.iloc[0] = 0.0
+    random["g"].iloc[:, 0] = 0.0
+    random.clear()
+    residuals.iloc[:] = 0.0
+    assert before == (fit.fixed_effects.tolist(), fit.random_effects["g"].to_numpy().tolist(), fit.residuals.tolist())
+    assert type(fit).fixed_effects.__doc__.startswith("β̂")
+
+
+def unbalanced(seed):
+    """Few groups of very different sizes: criteria with several optima."""
+    rng = np.random.default_rng(seed)
+    J = int(rng.integers(6, 40))
+    g = np.repeat(np.arange(J), rng.geometric(rng.choice([0.1, 0.2, 0.4, 0.6]), J))
+    x, z = rng.normal(size=(2, g.size))
+    rng.integers(0, 3, g.size), rng.integers(0, 2, g.size)
+    h, s = rng.integers(0, 6, g.size), rng.choice([0, 0.3, 1, 3, 10], 6)
+    y = s[0] * rng.normal(size=J)[g] + s[1] * rng.normal(size=J)[g] * x + s[2] * rng.normal(size=J)[g] * z
+    y += s[3] * rng.normal(size=6)[h] + rng.normal(size=g.size)
+    return pd.DataFrame({"y": y, "x": x, "z": z, "g": g, "h": h})
+
+
+@pytest.mark.parametrize(
+    ("formula", "seed", "deviance"),  # lme4's, the better of two optimisers
+    [
+        ("y ~ x + (x || g)", 95, 302.89659),
+        ("y ~ x + (x || g)", 160, None),
+        ("y ~ x + z + (x + z || g)", 144, None),
+        ("y ~ x + (x | g) + (1 | h)", 123, None),
+    ],
+)
+def test_second_optima(formula, seed, deviance):
+    """Where a search from the moments ends in a local optimum: never above the fit of any smaller model."""
+    frame = unbalanced(seed)
+    fit = fl.lmm(formula, frame)
+    fixed = formula.split(" + (")[0]
+    for smaller in ("(1 | g)", "(0 + x | g)", "(1 | g) + (1 | h)"[: 7 + 10 * ("h" in formula)]):
+        assert fit.deviance <= fl.lmm(f"{fixed} + {smaller}", frame).deviance + 1e-6
+    if deviance is not None:
+        assert fit.deviance == pytest.approx(deviance, abs=1e-4)
+
+
+def test_a_larger_model_that_fits_worse_is_not_tested():
+    with pytest.warns(fl.FitWarning, match="local optimum"):
+        row = lrt_module.tested(-0.5, {1: 1.0})
+    assert np.isnan(row["p"])
+    assert lrt_module.tested(-1e-9, {1: 1.0})["p"] == 1.0
 
 
 def test_numbers_out_of_range(frame):

@@ -660,10 +660,10 @@ def test_expressions_without_meaning_are_refused(formula):
         (pd.concat([TABLE, TABLE[["g"]]], axis=1), "more than one column called 'g'"),
         (
             TABLE[["y", "x", "a"]].set_axis(["y", 1, True], axis=1),
-            r"'g' is not a column of data: It has y, `1`, True\.",
+            r"'g' is not a column of data: it has y, `1`, True\.",
         ),
-        (TABLE[["y", "g", "x"]].set_axis(["y", ("g",), "('g',)"], axis=1), r"It has y, `\('g',\)`\."),
-        (pd.concat({"u": TABLE[["y", "g"]]}, axis=1), r"'y' is not a column of data: It has `\('u', 'y'\)`, "),
+        (TABLE[["y", "g", "x"]].set_axis(["y", ("g",), "('g',)"], axis=1), r"it has y, `\('g',\)`\."),
+        (pd.concat({"u": TABLE[["y", "g"]]}, axis=1), r"'y' is not a column of data: it has `\('u', 'y'\)`, "),
         (np.ones((3, 2)), "data is a ndarray, not a table"),
         (None, "data is a NoneType"),
         (TABLE.assign(y=np.nan), "60 of 60 rows have missing values, in y .60.: fill them in"),

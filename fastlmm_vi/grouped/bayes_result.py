@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..copied import copied
 from ..result import Array, Status
 from . import parameters, quadrature
 from .cross_products import CrossProducts
@@ -112,7 +113,7 @@ class BayesFit:
         """R's names of the columns of X that were kept."""
         return tuple(self.data.design.fixed_names[j] for j in self.data.fixed.kept)
 
-    @cached_property
+    @copied
     def fixed_effects(self) -> pd.Series:
         """Posterior means of β, by R's names."""
         return pd.Series(self.posterior.fixed.mean, index=list(self.fixed_names), name="mean")
@@ -122,7 +123,7 @@ class BayesFit:
         """Posterior mean of the residual standard deviation."""
         return float(self.variances["mean"].loc["sigma"])
 
-    @cached_property
+    @copied
     def variances(self) -> pd.DataFrame:
         """Standard deviations and correlations of the random effects, and σ: mean, sd, q05, q50, q95."""
         rows = {}
@@ -137,7 +138,7 @@ class BayesFit:
         found = self.posterior.variance(name)
         return [found.mean, found.sd, *(float(found.quantile(q)) for q in QUANTILES.values())]
 
-    @cached_property
+    @copied
     def random_effects(self) -> dict[str, pd.DataFrame]:
         """Posterior means of the random effects of every grouping factor, levels by effects."""
         found: dict[str, pd.DataFrame] = {}

@@ -135,7 +135,8 @@ def _no_column(name: str, known: list[str]) -> str:
     by_case = {column.lower(): deparse(Name(column)) for column in known}
     near = difflib.get_close_matches(name.lower(), by_case, n=3)
     hint = f"did you mean {' or '.join(by_case[column] for column in near)}? " if near else ""
-    return f"{name!r} is not a column of data: {hint}It has {listed([deparse(Name(column)) for column in known], 20)}."
+    has = "It has" if hint else "it has"
+    return f"{name!r} is not a column of data: {hint}{has} {listed([deparse(Name(column)) for column in known], 20)}."
 
 
 def as_frame(data: Any) -> pd.DataFrame:
@@ -144,8 +145,16 @@ def as_frame(data: Any) -> pd.DataFrame:
         return data
     if isinstance(data, Mapping):
         return _from_mapping(data)
+    if hasattr(data, "collect"):
+        raise DataError(f"data is a {type(data).__name__}, not computed yet: give data.collect().")
     if hasattr(data, "to_pandas"):
-        return data.to_pandas()
+        try:
+            return data.to_pandas()
+        except ImportError as lacking:
+            raise DataError(
+                f"data is a {type(data).__name__}, which needs another package to become a pandas DataFrame ({lacking}): "
+                "install it, pip install pyarrow for polars, or give a dict of columns."
+            ) from lacking
     if hasattr(data, "__dataframe__"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # pandas 3 advises against the protocol

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .result import MixedFit
 
 KIND = "grouped"
-PLAIN = ("formula", "method", "deviance", "notes", "n_iter", "n_evaluations")
+PLAIN = ("formula", "method", "deviance", "notes", "n_iter", "n_evaluations", "undetermined")
 
 
 def save(fit: "MixedFit", path: str | Path) -> Path:
@@ -61,6 +61,7 @@ def load(path: str | Path) -> dict[str, Any]:
     design = replace(design, y=y, n_missing=header["n_missing"], unused_levels=header["unused_levels"])
     fields |= {name: header[name] for name in PLAIN} | {"timings": header["timings"]}
     fields |= {"status": Status(header["status"]), "notes": tuple(header["notes"])}
+    fields |= {"undetermined": tuple(header["undetermined"])}
     return fields | {"data": CrossProducts.of(design)}
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import scipy.stats
+from numpy.typing import NDArray
 
 from ..result import Array
 
@@ -24,15 +25,22 @@ def one_by_one(fit: "MixedFit", contrasts: pd.DataFrame) -> pd.DataFrame:
     """Return estimate, se, df, t and p of every row of L."""
     L = contrasts.to_numpy(dtype=np.float64)
     estimate = L @ fit.solution.beta
-    se = np.sqrt(np.einsum("ij,jk,ik->i", L, fit.solution.beta_cov, L))
-    df = fit.uncertainty.satterthwaite(L)
+    se = np.where(_unsure(fit, L), np.nan, np.sqrt(np.einsum("ij,jk,ik->i", L, fit.solution.beta_cov, L)))
+    df = np.where(_unsure(fit, L), np.nan, fit.uncertainty.satterthwaite(L))
     t = estimate / se
     columns = {"estimate": estimate, "se": se, "df": df, "t": t, "p": 2.0 * scipy.stats.t.sf(np.abs(t), df)}
     return pd.DataFrame(columns, index=contrasts.index)
 
 
+def _unsure(fit: "MixedFit", L: Array) -> NDArray[np.bool_]:
+    """Rows of L with an effect whose variance the data do not determine."""
+    return np.asarray((L[:, np.isin(fit.fixed_names, fit.undetermined)] != 0.0).any(axis=1))
+
+
 def _together(fit: "MixedFit", L: Array) -> pd.DataFrame:
     """F of all rows of L, by uncorrelated combinations of them."""
+    if _unsure(fit, L).any():
+        return pd.DataFrame({"F": [np.nan], "df1": [len(L)], "df2": [np.nan], "p": [np.nan]}, index=["joint"])
     L = L / np.sqrt(np.einsum("ij,jk,ik->i", L, fit.solution.beta_cov, L))[:, None]
     values, vectors = np.linalg.eigh(L @ fit.solution.beta_cov @ L.T)
     firm = values > DEPENDENT * values.max()

@@ -104,6 +104,11 @@ class Likelihood:
         work.lam[self.free] = np.nan  # of no evaluation yet
         return work
 
+    @property
+    def balanced(self) -> bool:
+        """Whether there is one factor, all of whose groups have the same design."""
+        return isinstance(self._evaluator, OneWay) and self._evaluator.classes == 1
+
     def lam(self, theta: Array) -> Array:
         """All Λ_f, one after another."""
         out = np.zeros(int(self.data.pattern.place[-1]))

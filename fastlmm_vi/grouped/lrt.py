@@ -1,11 +1,13 @@
 """Likelihood-ratio tests of nested grouped models."""
 
+import warnings
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from ..errors import FitWarning
 from ..result import Array
 from . import chi_bar, nesting
 from .chi_bar import Mixture
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from .result import MixedFit
 
 SAME = 1e-8  # difference of two deviances that is rounding
+WORSE = 1e-4  # by which the deviance of the larger model cannot lie above
 
 
 def lrt(*fits: "MixedFit", refit: bool = True) -> pd.DataFrame:
@@ -126,6 +129,14 @@ def tested(chisq: float, mixture: Mixture | None) -> dict[str, object]:
     """Return the columns of a table that hold the test of a statistic; without a mixture those of no test."""
     if mixture is None:
         return {"chisq": np.nan, "df": np.nan, "reference": "", "p": np.nan}
+    if chisq < -WORSE:
+        warnings.warn(
+            f"A model fits worse than one that is nested in it, by {-chisq:.2g} of the deviance: its fit is a local optimum. "
+            "There is no test; look at its random effects.",
+            FitWarning,
+            stacklevel=4,
+        )
+        return {"chisq": chisq, "df": float(max(mixture)), "reference": chi_bar.name(mixture), "p": np.nan}
     chisq = 0.0 if chisq < SAME else chisq
     p = chi_bar.p_value(chisq, mixture)
     return {"chisq": chisq, "df": float(max(mixture)), "reference": chi_bar.name(mixture), "p": p}

@@ -98,6 +98,11 @@ class OneWay:
         arguments = R, count, first, C, corner, square, *room, *slopes.reshape(2, d, d)
         return cls(groups, lam, slopes, corner, T, arguments)
 
+    @property
+    def classes(self) -> int:
+        """Number of different designs of groups."""
+        return len(self.arguments[0])
+
     def run(self) -> tuple[float, float, float]:
         """Log-determinants and r² at `lam`; the slopes and T are left."""
         return kernels.evaluate(*self.arguments)

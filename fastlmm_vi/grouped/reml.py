@@ -15,6 +15,7 @@ DOUBTFUL = 1e-3  # curvature, relative to the largest, below which it is looked 
 SINGULAR = 1e-5  # pivot of Λ, in standard coordinates, that is 0: Newton's steps end far below it or far above
 DIGITS = 1e-3  # of the unit of the search, up to which that holds
 LARGE = 3.0  # of Λ in standard coordinates: random effects with nine times the variance of the residual
+LITTLE = 0.1  # the other way
 GRID = np.geomspace(0.05, 50.0, 16)
 REGULAR = 1e-3  # pivot of Λ below which the average information is no guide: the term is on its way to the boundary
 FEW = 1000  # random effects up to which differences of the gradient cost next to nothing, as with one factor they always do
@@ -57,16 +58,24 @@ def fit(
 ) -> Optimum:
     """Minimise the deviance over θ; where a covariance loses rank it does so exactly.
 
-    The deviance may have several minima, the higher ones mostly on the boundary. From there the search starts again from
-    variances larger than any likely ones, and wherever a single variance alone is seen to lower the deviance.
+    The deviance may have several minima, the higher ones mostly on the boundary. Where groups differ in design and a search
+    costs little, it starts again with each of the standard deviations, alone, larger than any likely one, and with all of
+    them; elsewhere with all of them, if the fit is singular. At last it looks where a single variance lowers the deviance.
     """
     found = _search(likelihood, start(likelihood), max_iter, report)
     if not found.minimum.converged:  # a curved valley towards a covariance of lower rank: jump to its end
         ends = [canonical(_of_lower_rank(L))[0] for L in likelihood.unpack(found.theta)]
         found = _better(found, _search(likelihood, likelihood.pack(ends), max_iter, report))
-    if found.singular:
-        large = likelihood.pack([LARGE * np.eye(len(L)) for L in likelihood.unpack(found.theta)])
-        found = _better(found, _search(likelihood, large, max_iter, report))
+    sizes = [len(L) for L in likelihood.unpack(found.theta)]
+    others: list[Array] = []
+    if likelihood.data.pattern.effect[-1] <= FEW and not likelihood.balanced:
+        roots = np.where(np.eye(sum(sizes), dtype=bool), LARGE, LITTLE)
+        roots = np.vstack([roots, np.full(sum(sizes), LARGE)])
+        others = [likelihood.pack([np.diag(part) for part in np.split(row, np.cumsum(sizes)[:-1])]) for row in roots]
+    elif found.singular:
+        others = [likelihood.pack([LARGE * np.eye(d) for d in sizes])]
+    for theta in others:
+        found = _better(found, _search(likelihood, theta, max_iter, report))
     if found.singular or found.theta.size == 1:
         elsewhere = _scan(likelihood, found)
         if elsewhere is not None:

@@ -15,7 +15,8 @@ import scipy.stats
 from numpy.typing import NDArray
 
 from .. import threads
-from ..errors import ConvergenceWarning, DataError
+from ..copied import copied
+from ..errors import ConvergenceWarning, DataError, FitWarning
 from ..progress import stages
 from ..result import Array, Status
 from . import deletions, files, hypotheses, parameters, prediction, profiling, reml, resampling, summary
@@ -26,7 +27,7 @@ from .uncertainty import Uncertainty
 
 METHODS = ("reml", "ml")
 # Residual sd, relative to that of least squares, which rounding in differences of squares does not show any more.
-EXACT = 1e-6
+EXACT = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
@@ -48,6 +49,8 @@ class MixedFit:
     status, notes
         How the fit ended, and what else the user must know.
     n_iter, n_evaluations : int
+    undetermined : tuple of str
+        Fixed effects whose variance depends on variance parameters that the data do not determine: they have no se.
     path : tuple of (ndarray, float)
         Accepted θ (standard coordinates) and the deviance there.
     timings : mapping of str to float
@@ -65,6 +68,7 @@ class MixedFit:
     n_evaluations: int
     path: tuple[tuple[Array, float], ...]
     timings: Mapping[str, float]
+    undetermined: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -98,9 +102,9 @@ class MixedFit:
         found, constant = optimum.minimum, likelihood.constant
         if data.one_way is None and found.value.squares < EXACT**2 * likelihood.degrees:
             raise DataError(
-                f"Fixed and random effects together leave less of {data.design.response} than one part in a million: with "
-                "several factors that is beyond the digits of float64. Take the largest random effects into the fixed "
-                "part, or look whether the response was computed from the groups."
+                f"Random effects are more than ten thousand times the residual of {data.design.response}: with several "
+                "factors the digits of float64 do not tell variances then (with one they do). Take the largest into the "
+                "fixed part, as factor(g), or look whether the response was computed from the groups."
             )
         fit = cls(
             formula=formula,
@@ -116,35 +120,39 @@ class MixedFit:
             timings={**(timings or {}), method: time.perf_counter() - begin},
         )
         if optimum.doubtful:
-            fit = replace(fit, notes=(*notes, *fit._undetermined()))
+            said, effects = fit._undetermined()
+            fit = replace(fit, notes=(*notes, *said), undetermined=effects)
+            if effects:
+                warnings.warn(said[0], FitWarning, stacklevel=3)
         if not fit.converged:
             steps = found.iterations
-            cure = (
-                "Raise max_iter" if steps >= max_iter else "Its random effects may be more than the data can tell apart"
+            cure = "Raise max_iter" if steps >= max_iter else "The data may not tell its random effects apart"
+            left = (
+                f"promises to lower the deviance by {found.decrease:.2g}" if found.decrease < np.inf else "has no end"
             )
             warnings.warn(
-                f"{method} did not reach its optimum: after {steps} steps of the search another one promises to lower the "
-                f"deviance by {found.decrease:.2g}. {cure}. The fit's trace shows the way.",
+                f"{method} did not reach its optimum: after {steps} steps of the search another one {left}. {cure}. The "
+                "fit's trace shows the way.",
                 ConvergenceWarning,
                 stacklevel=3,
             )
         return fit
 
-    def _undetermined(self) -> tuple[str, ...]:
-        """Name terms with parameters that the data do not determine, and fixed effects whose variance depends on these."""
+    def _undetermined(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What to say of parameters that the data do not determine, and fixed effects whose variance depends on these."""
         owner = np.repeat(self.likelihood.terms, [len(places) for places in self.likelihood.triangles])
         names = {self.data.design.terms[k].factor.name: None for k in owner[self.uncertainty.flat]}
         if not names:
-            return ()
+            return (), ()
         text = (
             f"The criterion does not depend on some variances or correlations of {', '.join(names)}: the data do not "
             "determine them, others would fit as well. They have no standard errors."
         )
-        unsure = np.isnan(self.uncertainty.of(lambda solution: np.diag(solution.beta_cov)))
-        if unsure.any():
-            effects = ", ".join(name for name, lost in zip(self.fixed_names, unsure, strict=True) if lost)
-            text += f" Standard errors of {effects} depend on them, and mean nothing."
-        return (text,)
+        lost = np.isnan(self.uncertainty.of(lambda solution: np.diag(solution.beta_cov)))
+        effects = tuple(name for name, gone in zip(self.fixed_names, lost, strict=True) if gone)
+        if effects:
+            text += f" Nor have {', '.join(effects)}, whose variance depends on them."
+        return (text,), effects
 
     # What was fitted.
 
@@ -254,7 +262,7 @@ class MixedFit:
         """Residual standard deviation."""
         return self.solution.sigma
 
-    @cached_property
+    @copied
     def theta(self) -> Array:
         """Relative Cholesky factors Λ in the units of the data, as lme4's `getME(m, "theta")`.
 
@@ -277,7 +285,7 @@ class MixedFit:
             seen[name] += 1
         return labels
 
-    @cached_property
+    @copied
     def varcorr(self) -> dict[str, pd.DataFrame]:
         """Covariance matrix of the random effects of every term, as lme4's `VarCorr`."""
         found = {}
@@ -288,23 +296,24 @@ class MixedFit:
 
     # Effects.
 
-    @cached_property
+    @copied
     def fixed_effects(self) -> pd.Series:
         """β̂, by R's names."""
         return pd.Series(self.solution.beta, index=list(self.fixed_names), name="estimate")
 
-    @cached_property
+    @copied
     def se(self) -> pd.Series:
-        """Standard errors of β̂ at the estimated variances."""
-        return pd.Series(np.sqrt(np.diag(self.solution.beta_cov)), index=list(self.fixed_names), name="se")
+        """Standard errors of β̂ at the estimated variances; NaN where these are not determined (`undetermined`)."""
+        found = pd.Series(np.sqrt(np.diag(self.solution.beta_cov)), index=list(self.fixed_names), name="se")
+        return found.mask(found.index.isin(self.undetermined))
 
-    @cached_property
+    @copied
     def vcov(self) -> pd.DataFrame:
         """Covariance of β̂."""
         names = list(self.fixed_names)
         return pd.DataFrame(self.solution.beta_cov, index=names, columns=names)
 
-    @cached_property
+    @copied
     def coefficients(self) -> pd.DataFrame:
         """Fixed effects with se, Satterthwaite's degrees of freedom, t and p."""
         return hypotheses.one_by_one(self, pd.DataFrame(np.eye(len(self.fixed_names)), index=list(self.fixed_names)))
@@ -451,7 +460,7 @@ class MixedFit:
         with threads.limit(1):  # many small fits
             return deletions.table(self)
 
-    @cached_property
+    @copied
     def random_effects(self) -> dict[str, pd.DataFrame]:
         """E[b | y] (BLUPs) of every grouping factor, levels by effects, as lme4's `ranef`."""
         return {
@@ -463,7 +472,7 @@ class MixedFit:
             for name, ks in self._by_factor.items()
         }
 
-    @cached_property
+    @copied
     def random_effects_var(self) -> dict[str, Array]:
         """Var(b | y, θ̂, β̂) of every term, (levels, d, d): lme4's conditional variances."""
         return {label: self.solution.effect_cov[k] for label, k in self.term_labels.items()}
@@ -500,13 +509,13 @@ class MixedFit:
         """Brms' names of the fixed effects."""
         return [f"b_{parameters.plain(name)}" for name in self.fixed_names]
 
-    @cached_property
+    @copied
     def point_estimates(self) -> pd.Series:
         """All parameters but the random effects, by brms' names."""
         values = np.concatenate([self.solution.beta, parameters.values(self.solution)])
         return pd.Series(values, index=[*self.fixed_parameters, *parameters.names(self.data.design.terms)])
 
-    @cached_property
+    @copied
     def variances(self) -> pd.DataFrame:
         """Standard deviations and correlations of the random effects, and σ, with standard errors by the delta method."""
         with np.errstate(invalid="ignore"):
@@ -523,7 +532,7 @@ class MixedFit:
 
     # The data again.
 
-    @cached_property
+    @copied
     def fitted_values(self) -> pd.Series:
         """Xβ̂ + Zb̂ (+ offset), by the index of the data."""
         design = self.data.design
@@ -533,7 +542,7 @@ class MixedFit:
         values = values if design.offset is None else values + design.offset
         return pd.Series(values, index=design.index, name="fitted")
 
-    @cached_property
+    @copied
     def residuals(self) -> pd.Series:
         """Response less fitted values."""
         return pd.Series(
@@ -644,7 +653,7 @@ class MixedFit:
             data = (
                 self.data if y is None else CrossProducts.of(replace(design, y=resampling.checked_response(design, y)))
             )
-            own = self._undetermined()  # notes of this optimum, not of the data
+            own, _ = self._undetermined()  # notes of this optimum, not of the data
             return MixedFit.of(data, self.formula, method, notes=tuple(n for n in self.notes if n not in own))
 
     def save(self, path: str | Path) -> Path:
