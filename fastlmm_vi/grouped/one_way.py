@@ -55,9 +55,9 @@ class Reduced:
         R, C, rest = np.zeros((group.levels, d, d)), np.empty((group.levels, d, q)), border.copy()
         kernels.reduce(order, start, group.basis, rest, R, C)
         triangle = np.zeros((q, q))
-        (found,) = scipy.linalg.qr(rest, mode="r", check_finite=False)
-        triangle[: len(found)] = found[:q]
-        U, s, V = scipy.linalg.svd(triangle[:, :-1], full_matrices=False)
+        found = np.linalg.qr(rest, mode="r")
+        triangle[: len(found)] = found
+        U, s, V = np.linalg.svd(triangle[:, :-1], full_matrices=False)
         s, U, V = s[s > DEPENDENT], U[:, s > DEPENDENT], V[s > DEPENDENT]
         along = U.T @ triangle[:, -1]
         degrees = len(codes) - np.count_nonzero(np.einsum("vii->vi", R)) - s.size
@@ -172,5 +172,5 @@ def merged(R: Array, C: Array) -> tuple[Array, NDArray[np.intp], NDArray[np.intp
     out = np.empty((first[-1], rows.shape[1]))
     out[np.repeat(~many, size)] = rows[np.repeat(~many, count)]
     for c in np.flatnonzero(many):
-        out[first[c] : first[c + 1]] = scipy.linalg.qr(rows[start[c] : start[c] + count[c]], mode="r")[0][: size[c]]
+        out[first[c] : first[c + 1]] = np.linalg.qr(rows[start[c] : start[c] + count[c]], mode="r")
     return R[order[start]], count, first, out.reshape(-1, *C.shape[1:])

@@ -7,7 +7,7 @@ is made orthonormal. The criterion changes by a known constant, the estimates by
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
+from scipy.linalg.lapack import dtrtri
 
 from ..errors import DataError
 from ..result import Array
@@ -91,7 +91,7 @@ def standard_x(design: GroupedDesign) -> StandardX:
             f"The fixed effects fit {design.response} exactly: nothing is left for random effects and residual. Drop "
             "fixed terms, or look whether the response was computed from them."
         )
-    inverse = scipy.linalg.solve_triangular(R, np.eye(len(kept)))
+    inverse = dtrtri(R)[0] if kept else R
     coefficients = inverse @ (first + second)
     if INTERCEPT in names:  # the intercept of centred columns is that of the data less what the offsets take
         back = np.eye(len(kept))
@@ -157,7 +157,7 @@ def _independent(X: Array) -> tuple[tuple[int, ...], Array, Array]:
     columns = list(range(X.shape[1]))
     norms = np.sqrt(np.einsum("ij,ij->j", X, X))
     while True:
-        Q, R = (np.asarray(part, dtype=np.float64) for part in scipy.linalg.qr(X[:, columns], mode="economic"))
+        Q, R = np.linalg.qr(X[:, columns])
         diagonal = np.zeros(len(columns))
         diagonal[: len(R)] = np.abs(np.diag(R))
         lost = diagonal <= DEPENDENT * norms[columns]

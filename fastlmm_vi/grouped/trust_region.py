@@ -9,6 +9,7 @@ import numpy as np
 from ..result import Array
 
 FLAT = 1e-5  # curvature, relative to the largest, that differences of the gradient cannot tell from none
+SADDLE = 1e-4  # and downwards, where fourth derivatives at the boundary make more of it than there is
 LEAST = 1e-3  # largest curvature of a deviance, below which all of it is rounding
 ROUGH = 1e-2  # predicted decrease at which the Hessian is computed again
 CLOSE = 1e-9  # predicted decrease, relative to |f|, from which on values of f may be rounding: gradients are looked at
@@ -157,7 +158,7 @@ def newton_step(gradient: Array, B: Array, radius: float) -> tuple[Array, float]
     values, vectors = np.linalg.eigh(B)
     g = vectors.T @ gradient
     top = max(float(np.abs(values).max(initial=0.0)), LEAST)
-    values = np.where(np.abs(values) < FLAT * top, FLAT * top, values)
+    values = np.where((values > -SADDLE * top) & (values < FLAT * top), FLAT * top, values)
     if (values > 0.0).all():
         s = -g / values
         if float(s @ s) <= radius**2:

@@ -130,7 +130,7 @@ def gradient(R, count, first, C, G, S, T, inverse, of_logdet, of_squares):
     """
     d, q, p = R.shape[1], len(T), len(inverse)
     beta, e = np.empty(q - 1), np.empty(d)
-    E, F = np.empty((d, d)), np.empty((d, d))
+    E, F, A, D = np.empty((d, d)), np.empty((d, d)), np.empty((d, d)), np.empty((d, d))
     for i in range(q - 2, -1, -1):
         total = T[q - 1, i]
         for k in range(i + 1, q - 1):
@@ -159,33 +159,29 @@ def gradient(R, count, first, C, G, S, T, inverse, of_logdet, of_squares):
                         total += inverse[k, l] * C[r, i, l]
                     for j in range(d):
                         F[i, j] += total * C[r, j, k]
-        add_sandwich(R[c], S[c], E, G[c], -2.0, of_squares)
-        add_sandwich(R[c], S[c], F, G[c], -2.0, of_logdet)
+        for i in range(d):  # E ← S E S, F ← S F S − n S
+            for j in range(d):
+                A[i, j] = 0.0
+                D[i, j] = 0.0
+                for k in range(d):
+                    A[i, j] += E[i, k] * S[c, k, j]
+                    D[i, j] += F[i, k] * S[c, k, j]
+        for j in range(d):
+            for i in range(d):
+                E[i, j] = 0.0
+                F[i, j] = -count[c] * S[c, i, j]
+                for k in range(d):
+                    E[i, j] += S[c, i, k] * A[k, j]
+                    F[i, j] += S[c, i, k] * D[k, j]
+        for i in range(d):  # A ← E G, D ← F G
+            for j in range(d):
+                A[i, j] = 0.0
+                D[i, j] = 0.0
+                for k in range(d):
+                    A[i, j] += E[i, k] * G[c, k, j]
+                    D[i, j] += F[i, k] * G[c, k, j]
         for i in range(d):
             for j in range(d):
                 for k in range(i + 1):
-                    for l in range(d):
-                        of_logdet[i, j] += 2.0 * count[c] * R[c, k, i] * S[c, k, l] * G[c, l, j]
-
-
-@kernel
-def add_sandwich(R, S, E, G, factor, out):
-    """Add `factor` RᵀS E S G to `out`, all (d, d), R upper triangular; E is overwritten."""
-    d = len(E)
-    row = np.empty(d)
-    for _ in range(2):  # E ← (E S)ᵀ = S E, then S (S E)ᵀ = S E S
-        for i in range(d):
-            for j in range(d):
-                row[j] = 0.0
-                for k in range(d):
-                    row[j] += E[i, k] * S[k, j]
-            for j in range(d):
-                E[i, j] = row[j]
-        for i in range(d):
-            for j in range(i):
-                E[i, j], E[j, i] = E[j, i], E[i, j]
-    for i in range(d):
-        for k in range(i + 1):
-            for l in range(d):
-                for j in range(d):
-                    out[i, j] += factor * R[k, i] * E[k, l] * G[l, j]
+                    of_logdet[i, j] -= 2.0 * R[c, k, i] * D[k, j]
+                    of_squares[i, j] -= 2.0 * R[c, k, i] * A[k, j]
