@@ -78,10 +78,10 @@ def integrate(
     functions = (lambda x: x) if of is None else of
     modes = [_mode(density, point) for point in points]
     center = max(modes, key=lambda mode: mode[1])[0]
-    L = _whitening(density, center)
-    reach = _Reach(functions, center, L)
+    scale, T = _whitening(density, center)
+    reach = _Reach(functions, center, scale[:, None] * T)
     cut = 5.0 - np.log(tol)
-    coordinates = _tails(density, Coordinates(center, L, np.zeros(k)), reach, cut)
+    coordinates = _tails(density, Coordinates(center, scale, T, np.zeros(k)), reach, cut)
 
     def in_z(z: Array) -> Array:
         return density(coordinates.x(z)) + coordinates.log_jacobian(z)
@@ -90,9 +90,7 @@ def integrate(
         return reach(coordinates.x(z))
 
     h = np.array([_spacing(in_z, axis, k, cut, tol) for axis in range(k)])
-    seeds = np.rint(
-        coordinates.flattened(np.array([mode - center for mode, _ in modes]) @ np.linalg.inv(L).T) / h
-    ).astype(np.int64)
+    seeds = np.rint(coordinates.z(np.array([mode for mode, _ in modes])) / h).astype(np.int64)
     try:
         lattice = Lattice(in_z, reach_in_z, h, seeds, cut, max_evaluations)
     except TooManyError:
@@ -176,15 +174,21 @@ class Grid:
         off = self.nodes - self.mean
         return (self.weights[:, None] * off).T @ off
 
-    def marginal(self, direction: int | ArrayLike) -> Marginal:
-        """Posterior distribution of a coordinate (its number), or of any linear combination (its coefficients (k,)).
+    def marginal(self, j: int, plus: Functions | None = None) -> Marginal:
+        """Posterior distribution of coordinate j, or of the last one plus a function of the others.
 
-        No evaluation of the density: see `fastlmm_vi.marginal`.
+        No evaluation of the density (see `fastlmm_vi.marginal`).
+
+        Parameters
+        ----------
+        j : int
+        plus : callable (m, k) -> (m,), optional
+            Function of the coordinates before the last; with j = k − 1 only.
         """
         k = self.mode.size
-        a = np.eye(k)[direction] if isinstance(direction, int) else np.asarray(direction, dtype=np.float64)
-        center, spread = float(a @ self.mean), float(np.sqrt(a @ self.covariance @ a))
-        return marginal.of(self.lattice, self.coordinates, a, center, spread)
+        if not 0 <= j < k or (plus is not None and j != k - 1):
+            raise ValueError(f"j={j} must be 0 … {k - 1}, and {k - 1} where plus is given.")
+        return marginal.of(self.lattice, self.coordinates, j, plus)
 
     def sample(self, rng: np.random.Generator, size: int) -> Array:
         """Draw from the density, (size, k): rejection from its piecewise linear interpolation.
@@ -268,18 +272,26 @@ def _mode(density: _Density, start: Array) -> tuple[Array, float]:
     if height == -np.inf:
         raise ValueError(f"The density is 0 at start={start}: start where it is not.")
 
-    def depth(x: Array) -> float:
-        return -max(density.one(x), height - 1e8)
+    unit = np.ones(start.size)
+    for j in range(start.size):
+        # Coordinates in which a step of 1 changes the log density by about 1.
+        for _ in range(25):
+            change = abs(density.one(start + unit[j] * np.eye(start.size)[j]) - height)
+            if 0.01 < change < 10.0:
+                break
+            unit[j] *= 10.0 if change <= 0.01 else 0.1
+        else:
+            unit[j] = 1.0
 
-    found: Any = scipy.optimize.minimize(depth, start, method="BFGS")
-    return (found.x, -found.fun) if -found.fun > height else (start, height)
+    def depth(steps: Array) -> float:
+        return -max(density.one(start + unit * steps), height - 1e8)
+
+    found: Any = scipy.optimize.minimize(depth, np.zeros(start.size), method="BFGS")
+    return (start + unit * found.x, -found.fun) if -found.fun > height else (start, height)
 
 
-def _whitening(density: _Density, center: Array) -> Array:
-    """L = D R^½: D the standard deviations, R the correlations that the curvature at the mode tells, by differences.
-
-    The symmetric root keeps axes as close to the coordinates as can be: tails go along those.
-    """
+def _whitening(density: _Density, center: Array) -> tuple[Array, Array]:
+    """Standard deviations, and the Cholesky factor of the correlations, that the curvature at the mode tells."""
     k = center.size
     top = density.one(center)
     step = np.ones(k)
@@ -307,33 +319,32 @@ def _whitening(density: _Density, center: Array) -> Array:
         H = np.diag(H.diagonal())
     covariance = np.linalg.inv(H) * np.outer(step, step)
     sd = np.sqrt(covariance.diagonal())
-    values, vectors = np.linalg.eigh(covariance / np.outer(sd, sd))
-    return sd[:, None] * (vectors * np.sqrt(values)) @ vectors.T
+    return sd, np.linalg.cholesky(covariance / np.outer(sd, sd))
 
 
 def _tails(density: _Density, coordinates: Coordinates, reach: _Reach, cut: float) -> Coordinates:
-    """The coordinates with a_i > 0 where the density reaches further along an axis than a normal one would."""
-    k = coordinates.center.size
+    """The coordinates with a_j > 0 where the density reaches further along one than a normal density would."""
+    center, scale = coordinates.center, coordinates.scale
     normal = np.sqrt(2.0 * cut)
-    top = density.one(coordinates.center)
-    tails = np.zeros(k)
-    for axis in range(k):
+    top = density.one(center)
+    tails = np.zeros(center.size)
+    for j in range(center.size):
         far = normal
         for sign in (-1.0, 1.0):
             while True:
-                x = coordinates.x(sign * far * np.eye(k)[axis : axis + 1])
+                x = center + sign * far * scale * np.eye(center.size)[j : j + 1]
                 if not np.isfinite(x).all() or far > 1e12 * normal:
                     raise IntegrationError(
-                        f"The density does not decay along {sign * coordinates.L[:, axis]} from {coordinates.center}: it is "
-                        "improper, or its tails are too heavy for the moments asked for. Check the priors."
+                        f"The density does not decay as coordinate {j} goes to {'-' if sign < 0 else ''}∞ from {center}: it "
+                        "is improper, or its tails are too heavy for the moments asked for. Check the priors."
                     )
                 if density(x)[0] + reach(x)[0] < top - cut:
                     break
                 far *= 1.5
         if far > 1.5 * normal:
             wanted = 1.25 * normal
-            tails[axis] = scipy.optimize.brentq(lambda a, r=far, w=wanted: np.arcsinh(a * r) / a - w, 1e-6, 1e3)
-    return Coordinates(coordinates.center, coordinates.L, tails)
+            tails[j] = scipy.optimize.brentq(lambda a, r=far, w=wanted: np.arcsinh(a * r) / a - w, 1e-6, 1e3)
+    return Coordinates(center, scale, coordinates.T, tails)
 
 
 def _spacing(in_z: Functions, axis: int, k: int, cut: float, tol: float) -> float:
