@@ -1,9 +1,9 @@
 """Linear mixed models that are wide, fast and honest about their uncertainty.
 
 `WideLMM` fits y = Zω + Xβ + e, β ~ N(0, σ²_β I), e ~ N(0, σ²_e I): covariates Z with fixed effects ω, wide features X
-with random effects β. `lmm` fits y = Xβ + Σ Z_l b_l + ε from an lme4 formula. `compare` sets fits side by side,
-`datasets` holds the data, `priors` what is known before them, `plot_*` draw. The names below are
-imported on first use, so that `import fastlmm_vi` itself costs nothing.
+with random effects β; `BayesWideLMM` gives all of it a posterior. `lmm` fits y = Xβ + Σ Z_l b_l + ε from an lme4
+formula. `compare` sets fits side by side, `datasets` holds the data, `priors` what is known before them, `plot_*`
+draw. The names below are imported on first use, so that `import fastlmm_vi` itself costs nothing.
 """
 
 import importlib
@@ -33,11 +33,13 @@ if TYPE_CHECKING:
     from .grouped.result import MixedFit
     from .plots import plot_compare, plot_gap, plot_omega, plot_trace, plot_variance_path, plot_variances
     from .result import Fit, Status, Trace
+    from .wide.bayes_estimator import BayesWideLMM
     from .wide.estimator import WideLMM
     from .wide.spectrum import Spectrum
 
 _HOMES = {
     "WideLMM": ".wide.estimator",
+    "BayesWideLMM": ".wide.bayes_estimator",
     "Spectrum": ".wide.spectrum",
     "lmm": ".grouped.model",
     "MixedFit": ".grouped.result",
@@ -69,6 +71,7 @@ _MODULES = {"datasets": ".datasets", "priors": ".priors", "kernels": "fastlmm_vi
 
 __all__ = [  # noqa: RUF022 - in reading order
     "WideLMM",
+    "BayesWideLMM",
     "Spectrum",
     "lmm",
     "MixedFit",

@@ -84,6 +84,16 @@ def test_banana():
     assert grid.evaluations < 5000
 
 
+def test_start_on_a_cliff():
+    """Of a variance that is 10⁷ times too small: the search for the mode is stuck, the lattice is not."""
+
+    def log_density(x):
+        return (-3000 * x - np.exp(-np.maximum(x, -300)))[:, 0]
+
+    grid = integrate(log_density, [-25.0], vectorised=True)
+    assert grid.log_evidence == pytest.approx(special.gammaln(3000), rel=1e-10)
+
+
 def test_several_modes():
     def two(x):
         return np.logaddexp(
@@ -132,13 +142,29 @@ def test_two_variances_of_which_each_may_vanish(tol):
     assert grid.log_evidence == pytest.approx(truth, abs=tol)
 
 
-def test_last_coordinate_plus_a_function_of_the_others():
+def test_second_coordinate_plus_a_function_of_the_first():
     grid = integrate(banana, [0.5, 0.5], vectorised=True)
     exact = stats.norm(0, np.sqrt(1 + 0.25))  # x_1 − x_0² + x_0
-    found = grid.marginal(1, lambda x: x[:, 0] - x[:, 0] ** 2)
-    np.testing.assert_allclose(found.quantile(LEVELS), exact.ppf(LEVELS), atol=1e-8)
-    with pytest.raises(ValueError, match=r"j=0 must be 0 … 1, and 1 where plus is given"):
-        grid.marginal(0, lambda x: x[:, 1])
+    found = grid.marginal(1, lambda x: x - x**2)
+    np.testing.assert_allclose(found.quantile(LEVELS), exact.ppf(LEVELS), atol=1e-4)
+    np.testing.assert_allclose(found.density, exact.pdf(found.x), atol=1e-4)
+    with pytest.raises(ValueError, match=r"j=0 must be 0 … 1, and plus goes with the second of two"):
+        grid.marginal(0, lambda x: x)
+
+
+def test_sums_of_a_far_and_a_near_coordinate():
+    """log σ² = total + share: a wide first coordinate, and lines of a narrow second one that lie far apart."""
+
+    def log_density(x):
+        return 0.3 * x[:, 0] - np.exp(x[:, 0]) + stats.norm.logpdf(x[:, 1], 0, 0.05)
+
+    grid = integrate(log_density, [0.0, 0.0], vectorised=True, tol=1e-6)
+    found = grid.marginal(1, lambda x: x)
+    u, step = np.linspace(-0.4, 0.4, 161, retstep=True)
+    kernel = stats.norm.pdf(u, 0, 0.05) * step
+    for level in LEVELS:
+        end = float(found.quantile(level))
+        assert kernel @ stats.gamma(0.3).cdf(np.exp(end - u)) == pytest.approx(level, abs=1e-5)
 
 
 def test_draws():
