@@ -31,7 +31,15 @@ if TYPE_CHECKING:
     from .grouped.model import lmm
     from .grouped.plots import plot_caterpillar, plot_profile, plot_residuals
     from .grouped.result import MixedFit
-    from .plots import plot_compare, plot_gap, plot_omega, plot_trace, plot_variance_path, plot_variances
+    from .plots import (
+        plot_compare,
+        plot_gap,
+        plot_marginals,
+        plot_omega,
+        plot_trace,
+        plot_variance_path,
+        plot_variances,
+    )
     from .result import Fit, Status, Trace
     from .wide.bayes_estimator import BayesWideLMM
     from .wide.estimator import WideLMM
@@ -56,6 +64,7 @@ _HOMES = {
     "compare": ".comparison",
     "plot_compare": ".plots",
     "plot_gap": ".plots",
+    "plot_marginals": ".plots",
     "plot_variance_path": ".plots",
     "plot_omega": ".plots",
     "plot_trace": ".plots",
@@ -89,6 +98,7 @@ __all__ = [  # noqa: RUF022 - in reading order
     "plot_gap",
     "plot_variance_path",
     "plot_variances",
+    "plot_marginals",
     "plot_caterpillar",
     "plot_residuals",
     "plot_profile",

@@ -13,10 +13,11 @@ from .. import threads
 from ..errors import ConvergenceWarning
 from ..priors import Fixed
 from ..result import Array, Fit, Status, Trace
-from . import evidence, profile, variational
+from . import profile, variational
 from .basis import RESTRICTED
 from .design import Design
 from .estimate import centre_intercept, trace
+from .evidence import Evidence
 from .fit import Report, check_limits, enough_threads, reusable
 from .mixture import Mixture
 from .prior import Priors, resolve
@@ -106,15 +107,16 @@ def by_quadrature(
     Cost: one to a few thousand evaluations of O(n c²), independent of p. Docs: derivation_bayes_wide, sections 2 and 3.
     """
     start = time.perf_counter()
+    evidence = Evidence(basis, priors.effects)
 
     def log_posterior(log_beta: Array, log_e: Array) -> Array:
-        likelihood = evidence.conditional(basis, priors.effects, np.exp(log_beta), np.exp(log_e)).log_likelihood
+        likelihood = evidence(np.exp(log_beta), np.exp(log_e)).log_likelihood
         return likelihood + log_prior(priors.sigma_beta, log_beta) + log_prior(priors.sigma_e, log_e)
 
     fixed = _fixed(priors)
     begin = _restricted(basis, eigenvalue)
     found = integrate_out(log_posterior, fixed, begin, eigenvalue, tol=tol, max_evaluations=max_iter)
-    at = evidence.conditional(basis, priors.effects, found.sigma2_beta, found.sigma2_e)
+    at = evidence(found.sigma2_beta, found.sigma2_e)
     gamma = found.sigma2_beta / found.sigma2_e
     posterior = Mixture(
         design, spectrum, basis, found.weights, gamma, found.sigma2_beta, found.sigma2_e, at.mean, at.covariance, True
