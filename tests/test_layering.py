@@ -55,8 +55,10 @@ RANKS = [
     {"wide.posterior"},
     {"wide.estimate", "wide.sweeps"},
     {"wide.newton", "wide.em", "wide.mean_field"},
-    {"wide.fit"},
-    {"wide.estimator"},
+    {"wide.fit", "wide.prior", "wide.evidence", "wide.variances"},
+    {"wide.variational", "wide.mixture", "wide.regressor"},
+    {"wide.bayes"},
+    {"wide.estimator", "wide.bayes_estimator"},
     {
         "compilation",
         "bench.clock",
