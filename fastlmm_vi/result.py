@@ -27,6 +27,7 @@ class Status(Enum):
     SHRUNK = "shrunk"
     SHRUNK_TO_ZERO = "shrunk_to_zero"
     SINGULAR = "singular"
+    ELBO_FELL = "elbo_fell"
     NOT_CONVERGED = "not_converged"
 
     @property
@@ -37,7 +38,7 @@ class Status(Enum):
     @property
     def converged(self) -> bool:
         """True at a maximum: interior, on the boundary, or local where the likelihood is unbounded."""
-        return self is not Status.NOT_CONVERGED
+        return self not in (Status.NOT_CONVERGED, Status.ELBO_FELL)
 
 
 _ADVICE = {
@@ -63,6 +64,10 @@ _ADVICE = {
     Status.SINGULAR: (
         "Boundary (singular fit): the criterion is highest where a variance of random effects is exactly 0 or a correlation "
         "exactly ±1; the data hold no sign of that part of the model, and a simpler term would fit as well."
+    ),
+    Status.ELBO_FELL: (
+        "Not converged: the ELBO fell at an update that can only raise it, so that rounding has the upper hand. Give the "
+        "data in other units, or drop a term that explains next to everything."
     ),
     Status.NOT_CONVERGED: "Not converged: stopped before the optimum. Raise max_iter.",
 }
