@@ -82,7 +82,7 @@ def climb(
     at = coordinates.of_squares(first.residual, first.squares)
     now = model.turn(coordinates, at)
     path, trace, history = [now.elbo], [now.elbo], _History(memory)
-    status, iteration = Status.NOT_CONVERGED, 1
+    status, change, iteration = Status.NOT_CONVERGED, np.inf, 1
     while np.isfinite(now.elbo):
         move = coordinates.of_squares(now.moments.residual, now.moments.squares) - at
         jump = history.extrapolated(at, move)

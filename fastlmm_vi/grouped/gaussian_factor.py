@@ -58,9 +58,11 @@ class GaussianFactor:
         at = self._solved(tau, precisions)
         data, fixed, p = self.data, self.data.fixed, len(self.data.fixed.kept)
         effects, pseudo = self._effects(at), at.pseudo_x
-        half, logdet = self._inverse_of_x(at)
+        joint = self.factorisation == "joint"
+        half = scipy.linalg.solve_triangular(at.of_x, np.eye(p), lower=True) if joint else self.root_of_x(tau)
         inverse = half.T @ half
-        logdet += sum(part.logdet for part in effects)
+        of_x = -2.0 * float(np.log(np.diag(half)).sum())
+        logdet = at.logdet if joint else of_x + sum(part.logdet for part in effects)
         shrunk = float(((pseudo @ inverse) * pseudo).sum())
         length = sum(float(np.trace(part.mean)) for part in effects)
         spread = p - shrunk + sum(part.determined for part in effects)
@@ -101,6 +103,23 @@ class GaussianFactor:
             slopes.append(state.slopes[:, where].reshape(2, *shape).copy())
         return _Solved(roots, lams, slopes, T[:-1, :-1], alpha, pseudo_x, float(off @ off), of_u + of_x, squares)
 
+    def workspace(self, tau: float, precisions: Sequence[Array]) -> tuple[Workspace, list[Array]]:
+        """The equations eliminated, solved and inverted by blocks, whatever the design, and the roots of every term."""
+        data = self.data
+        pseudo_x, pseudo_y = (part / np.sqrt(tau) for part in self._pseudo_rows)
+        rows = np.column_stack([pseudo_x, pseudo_y])
+        products = data.products._replace(corner=data.products.corner + rows.T @ rows)
+        work = Workspace.of(replace(data, products=products), with_x=True)
+        roots, work.lam[:] = self.roots(tau, precisions)
+        work.run()
+        return work, roots
+
+    def root_of_x(self, tau: float) -> Array:
+        """R with RᵀR = Cov(standard β) τ where β is independent of u."""
+        pseudo = self._pseudo_rows[0] / np.sqrt(tau)
+        own = np.linalg.cholesky(np.eye(pseudo.shape[1]) + pseudo.T @ pseudo)
+        return np.asarray(scipy.linalg.solve_triangular(own, np.eye(len(own)), lower=True))
+
     def roots(self, tau: float, precisions: Sequence[Array]) -> tuple[list[Array], Array]:
         """Roots of τ E[Σ⁻¹]⁻¹ in the units of the data, and all Λ_f in standard coordinates."""
         triangles, roots = [], []
@@ -125,14 +144,6 @@ class GaussianFactor:
                 cov = covariances.sum(axis=0)
                 found.append(_Effects(mean, cov, group.levels * group.d - float(np.trace(cov)), logdet))
         return found
-
-    def _inverse_of_x(self, at: "_Solved") -> tuple[Array, float]:
-        """A root of Cov(standard β) τ, and the part of the log-determinant not counted by blocks: all of it, if joint."""
-        p = len(at.alpha)
-        if self.factorisation == "joint":
-            return scipy.linalg.solve_triangular(at.of_x, np.eye(p), lower=True), at.logdet
-        own = np.linalg.cholesky(np.eye(p) + at.pseudo_x.T @ at.pseudo_x)
-        return scipy.linalg.solve_triangular(own, np.eye(p), lower=True), 2.0 * float(np.log(np.diag(own)).sum())
 
     @cached_property
     def _likelihood(self) -> Likelihood:

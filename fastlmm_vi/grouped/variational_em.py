@@ -9,7 +9,7 @@ which does not depend on β and σ². Both are profiled out as in the likelihood
 steps: variational EM would crawl to the same point.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -22,6 +22,7 @@ from .cross_products import CrossProducts
 from .kept_blocks import KeptBlocks
 from .likelihood import Likelihood
 from .solution import Solution
+from .starts import Start, in_order, thetas
 from .trust_region import minimise
 
 
@@ -63,16 +64,6 @@ class ProfileElbo:
         slope = np.concatenate([block.slope(lam).ravel() for block, lam in zip(self.blocks, lams, strict=True)])
         gradient = (slope + (self.likelihood.degrees / at.squares) * at.of_squares)[self.likelihood.free]
         return ProfileValue(at.deviance - at.logdet + logdet, gradient, 0.5 * (logdet - at.logdet))
-
-
-@dataclass(frozen=True, eq=False)
-class Start:
-    """One start of the search and where it led."""
-
-    name: str
-    elbo: float
-    n_iter: int
-    status: Status
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,14 +121,15 @@ class PointMeanField:
 def maximise(
     data: CrossProducts,
     factorisation: str,
-    starts: Callable[[Likelihood], Mapping[str, Array]],
     *,
     max_iter: int,
+    rng: np.random.Generator,
     report: Callable[[int, float, float], None],
 ) -> PointMeanField:
-    """Maximise the ELBO from every start (θ by name), and keep the best."""
+    """Maximise the ELBO from every start, and keep the best."""
     profile = ProfileElbo(Likelihood(data, reml=False), factorisation)
-    found = [_search(profile, name, theta, max_iter, report) for name, theta in starts(profile.likelihood).items()]
+    starts = thetas(profile.likelihood, rng)
+    found = [_search(profile, name, theta, max_iter, report) for name, theta in starts.items()]
     best, *others = in_order(found)
     return replace(best, starts=(*best.starts, *(one.starts[0] for one in others)))
 
