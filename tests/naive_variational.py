@@ -219,3 +219,47 @@ def marginals(y, X, Z, w, prior, log_priors, ranges, points=120):
 def accuracy(q, p, x):
     """100 (1 − ½ ∫|q − p|) of two densities on a fine grid."""
     return 100 * (1 - 0.5 * np.trapezoid(np.abs(q - p), x))
+
+
+def correlation_density(df, S, i, j):
+    """p(r) of the correlation of i and j under IW(df, S), up to its integral: over both standard deviations by a grid."""
+    d = len(S)
+    nu, block = df - d + 2, S[np.ix_([i, j], [i, j])]
+    t = np.linspace(-4.0, 4.0, 401)
+    x = 0.5 * np.log(block[0, 0] / nu) + t[:, None]
+    y = 0.5 * np.log(block[1, 1] / nu) + t[None, :]
+
+    def density(r):
+        rest = 1 - r * r
+        exponent = block[0, 0] * np.exp(-2 * x) - 2 * r * block[0, 1] * np.exp(-x - y) + block[1, 1] * np.exp(-2 * y)
+        # |Σ|^(−(ν + 3)/2) with |Σ| = s₁² s₂² (1 − r²); dΣ = 4 s₁² s₂² ds₁ ds₂ dr, ds = s d log s
+        logs = -(nu + 3) * (x + y) - 0.5 * (nu + 3) * np.log(rest) + 3 * (x + y) - 0.5 * exponent / rest
+        return np.exp(logs).sum()
+
+    return density
+
+
+def point_elbo(y, X, Z, w, G, owners, factorisation):
+    """ELBO and gap at covariances `G` over σ², β and σ² at their optimum: log-likelihood − KL of two Gaussians."""
+    full = block_diagonal([np.kron(np.eye(part.shape[1] // len(g)), g) for part, g in zip(Z, G, strict=True)])
+    K, n = np.hstack(Z), len(y)
+    V = K @ full @ K.T + np.diag(1 / w)
+    Vi = inv(V)
+    r = y - X @ np.linalg.solve(X.T @ Vi @ X, X.T @ Vi @ y)
+    sigma2 = r @ Vi @ r / n
+    loglik = -0.5 * (n * np.log(2 * np.pi * sigma2) + slogdet(V)[1] + n)
+    A = (K.T @ (w[:, None] * K) + inv(full)) / sigma2
+    C = inv(A * kept(0, owners, factorisation))
+    gap = 0.5 * (np.trace(A @ C) - len(A) - slogdet(A)[1] - slogdet(C)[1])
+    return loglik - gap, gap
+
+
+def kept_slope(logdet, lam, step=1e-6):
+    """Derivatives of a function of Λ in all its entries, by differences."""
+    out = np.zeros_like(lam)
+    for i in range(len(lam)):
+        for j in range(len(lam)):
+            move = np.zeros_like(lam)
+            move[i, j] = step
+            out[i, j] = (logdet(lam + move) - logdet(lam - move)) / (2 * step)
+    return out
