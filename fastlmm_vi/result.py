@@ -67,7 +67,8 @@ _ADVICE = {
         "exactly ±1; the data hold no sign of that part of the model, and a simpler term would fit as well."
     ),
     Status.ELBO_FELL: (
-        "Stopped: the ELBO fell at an update that cannot lower it but by rounding. Rescale the data, or standardise X."
+        "Not converged: the ELBO fell at an update that can only raise it, so that rounding has the upper hand. Give the "
+        "data in other units, or drop a term that explains next to everything."
     ),
     Status.NOT_CONVERGED: "Not converged: stopped before the optimum. Raise max_iter.",
 }
