@@ -23,6 +23,7 @@ from fastlmm_vi.grouped.kept_blocks import FACTORISATIONS
 from fastlmm_vi.grouped.likelihood import Likelihood
 from fastlmm_vi.grouped.model_frame import build
 from fastlmm_vi.grouped.model_priors import resolve
+from fastlmm_vi.grouped.solution import Solution
 from fastlmm_vi.grouped.variational_em import ProfileElbo
 from fastlmm_vi.result import Status
 
@@ -390,18 +391,40 @@ def test_rows_given_twice_cost_an_iteration_nothing():
     assert seconds[1] < 2.0 * seconds[0]  # eight times the rows
 
 
+@pytest.mark.slow
+def test_insteval():
+    """73 421 ratings, 4 100 effects of three crossed factors: some ten turns, each an evaluation of the likelihood."""
+    frame = pd.read_csv(grouped_problems.DATA / "lme4" / "InstEval.csv").astype({"s": str, "d": str, "dept": str})
+    data = CrossProducts.of(build("y ~ 1 + (1 | s) + (1 | d) + (1 | dept)", frame))
+    fit = variational.fit(data, resolve(None, data.design))
+    assert fit.status is Status.CONVERGED
+    assert fit.n_iter < 20
+    assert fallen(fit.path) <= ROUNDING
+    likelihood = Likelihood(data, reml=True)
+    roots = Solution(likelihood, reml.fit(likelihood).theta)
+    for k, name in enumerate(("s", "d")):
+        expected = roots.sigma * roots.roots[k][0, 0]
+        assert fit.marginals[f"sd_{name}__Intercept"].mean == pytest.approx(expected, rel=0.02)
+    assert fit.marginals["sigma"].mean == pytest.approx(roots.sigma, rel=0.002)
+
+
 # What is returned.
 
 
 @cache
-def slopes(factorisation):
+def slopes(factorisation, cov=None):
     data = CrossProducts.of(build("y ~ x + (1 + x | g)", grouped_problems.make(groups=15, size=6)))
-    return variational.fit(data, resolve(None, data.design), factorisation=factorisation)
+    given = None if cov is None else {"cov": cov}
+    return variational.fit(data, resolve(given, data.design), factorisation=factorisation)
 
 
-@pytest.mark.parametrize("factorisation", FACTORISATIONS)
-def test_marginals_and_draws_are_of_one_distribution(factorisation):
-    fit = slopes(factorisation)
+COVARIANCES = (None, priors.HuangWand(2, 1.5), priors.InverseWishart(4, 1.0))
+CASES = [*((factorisation, None) for factorisation in FACTORISATIONS), *(("joint", cov) for cov in COVARIANCES[1:])]
+
+
+@pytest.mark.parametrize(("factorisation", "cov"), CASES)
+def test_marginals_and_draws_are_of_one_distribution(factorisation, cov):
+    fit = slopes(factorisation, cov)
     assert list(fit.marginals) == ["b_Intercept", "b_x", "sd_g__Intercept", "sd_g__x", "cor_g__Intercept__x", "sigma"]
     n = 20_000
     draws, effects = fit.draw(np.random.default_rng(3), n)
@@ -429,7 +452,7 @@ def test_marginals_and_draws_are_of_one_distribution(factorisation):
 
 
 @pytest.mark.parametrize("factorisation", FACTORISATIONS)
-@pytest.mark.parametrize("seed", [2, 8, 12, 18])
+@pytest.mark.parametrize("seed", [2, 7, 12, 18])
 def test_effects_are_those_of_dense_matrices(seed, factorisation):
     model = random_model(seed)
     fit = variational.fit(model.data, model.priors, factorisation=factorisation)
