@@ -145,6 +145,20 @@ def test_a_fall_would_be_named(monkeypatch):
     assert "rounding" in found.status.advice
 
 
+@pytest.mark.parametrize("seed", [19, 32, 34])
+def test_converged_means_at_the_maximum(seed):
+    """Where a turn moves next to nothing although the maximum is far: plain ascent with the same tolerance stops short."""
+    model = random_model(seed)
+    best, off = model.climb("coefficient", tol=1e-11), []
+    for memory in (8, 0):
+        found = model.climb("coefficient", tol=1e-5, memory=memory)
+        assert found.change <= 1e-5
+        ends = zip(found.expectations[1], best.expectations[1], strict=True)
+        off.append(max(np.abs(a / b - 1).max() for a, b in ends))
+    assert off[0] < 5e-5
+    assert off[1] > 5 * off[0]
+
+
 def test_too_few_turns_are_said():
     model = random_model(1)
     found = model.climb("joint", max_iter=2)
