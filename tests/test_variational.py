@@ -24,6 +24,7 @@ from fastlmm_vi.grouped.likelihood import Likelihood
 from fastlmm_vi.grouped.model_frame import build
 from fastlmm_vi.grouped.model_priors import resolve
 from fastlmm_vi.grouped.solution import Solution
+from fastlmm_vi.grouped.starts import Start, in_order
 from fastlmm_vi.grouped.variational_em import ProfileElbo
 from fastlmm_vi.result import Status
 
@@ -489,6 +490,13 @@ def test_starts_are_reported_and_the_best_kept():
     assert all(fit.elbo >= start.elbo - 1e-8 * abs(fit.elbo) for start in fit.starts)
     assert fit.n_iter == len(fit.trace)
     assert fit.path[-1] == fit.trace[-1] == fit.elbo
+
+
+def test_the_best_end_is_first():
+    ends = [Start("a", -5.0, 3, Status.CONVERGED), Start("b", -4.0, 3, Status.CONVERGED)]
+    ends += [Start("c", -4.0 + 1e-12, 3, Status.CONVERGED), Start("d", -3.0, 3, Status.NOT_CONVERGED)]
+    assert [end.name for end in in_order(ends)] == ["b", "a", "c", "d"]
+    assert in_order([ends[3]])[0].name == "d"
 
 
 def test_fitting_twice_gives_the_same():
