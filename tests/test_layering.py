@@ -25,7 +25,7 @@ RANKS = [
     {"grouped.variables"},
     {"grouped.design"},
     {"grouped.model_frame"},
-    {"grouped.blocks", "grouped.standard", "grouped.trust_region"},
+    {"grouped.blocks", "grouped.standard", "grouped.trust_region", "grouped.default_priors"},
     {"grouped.one_way"},
     {"grouped.cross_products"},
     {"grouped.elimination", "grouped.nesting"},

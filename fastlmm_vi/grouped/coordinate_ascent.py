@@ -75,7 +75,13 @@ def climb(
     memory: int = MEMORY,
     report: Report = lambda iteration, elbo, change: None,
 ) -> Ascent:
-    """Ascend from E[1/σ²] and the E[Σ⁻¹] of `start`; `memory` 0 is plain coordinate ascent."""
+    """Ascend from E[1/σ²] and the E[Σ⁻¹] of `start`; `memory` 0 is plain coordinate ascent.
+
+    Raises
+    ------
+    LinAlgError
+        If rounding leaves no positive pivot at the start.
+    """
     model = _Model(gaussian, priors)
     first = gaussian(*start)
     coordinates = _Coordinates.of(first)
@@ -83,31 +89,30 @@ def climb(
     now = model.turn(coordinates, at)
     path, trace, history = [now.elbo], [now.elbo], _History(memory)
     status, change, iteration = Status.NOT_CONVERGED, np.inf, 1
-    while np.isfinite(now.elbo):
+    while True:
         move = coordinates.of_squares(now.moments.residual, now.moments.squares) - at
         jump = history.extrapolated(at, move)
         change = float(np.abs(move).max())
         report(iteration, now.elbo, change)
-        if change <= tol and (jump is None or np.abs(jump).max() <= tol):
+        if change <= tol and (memory == 0 or (jump is not None and np.abs(jump).max() <= tol)):
             status = Status.CONVERGED
             break
         if iteration >= max_iter:
             break
         iteration += 1
         least = now.elbo - ROUNDING * max(1.0, abs(now.elbo))
-        found = now if jump is None else model.turn(coordinates, at + jump)
-        if jump is not None and found.elbo >= least:
-            at = at + jump
-            path.append(found.elbo)
+        found = None if jump is None else model.tried(coordinates, at + jump)
+        if found is not None and found.elbo >= least:
+            now, at = found, at + np.asarray(jump)
+            path.append(now.elbo)
         else:
             history.clear()
-            at = at + move
-            found, values = model.plain_turn(now)
+            at, before = at + move, now.elbo
+            now, values = model.plain_turn(now)
             path += values
-            if not min(np.diff([now.elbo, *values])) >= -ROUNDING * max(1.0, abs(now.elbo)):
+            if not min(np.diff([before, *values])) >= least - before:
                 status = Status.ELBO_FELL
                 break
-        now = found
         trace.append(now.elbo)
     return Ascent(now.sigma, now.terms, now.moments, np.array(path), np.array(trace), change, status)
 
@@ -134,6 +139,13 @@ class _Model:
         sigma = of_scale(self.priors.sigma, self._n, residual)
         terms = tuple(of_term(*each) for each in zip(self.priors.terms, self._levels, squares, strict=True))
         return self._with_gaussian(sigma, terms)
+
+    def tried(self, coordinates: "_Coordinates", at: Array) -> _State | None:
+        """The same, or None where squares so far off leave the range of numbers."""
+        try:
+            return self.turn(coordinates, at)
+        except np.linalg.LinAlgError:
+            return None
 
     def plain_turn(self, now: _State) -> tuple[_State, list[float]]:
         """Update factor after factor; and the ELBO after every update."""

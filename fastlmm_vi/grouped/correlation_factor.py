@@ -18,7 +18,10 @@ from ..priors import LKJ, ScalePrior
 from ..result import Array
 from .marginals import LineMarginal, Marginal
 
-COARSE, FINE, FINEST = 21, 61, 81  # points an axis: to find the mass, for expectations, for marginals
+COARSE = 21  # points an axis to find the mass
+FINE = (41, 61, 91, 135)  # for expectations: as many as it takes
+FINEST = 81  # for marginals, which no iteration waits for
+SAME = 1e-9  # difference of two logarithms of an integral at which the finer grid is fine enough
 DROP = 38.0  # below its largest value, the log density at which the rest is rounding
 START = 3.0  # half-width of the first box, of sinh
 WIDEST = 6.0  # and of any
@@ -36,6 +39,14 @@ class Axis(NamedTuple):
     weights: Array
     centre: float
     scale: float
+
+
+class Place(NamedTuple):
+    """Where three axes are: centre, scale, and range of v."""
+
+    centre: list[float]
+    scale: list[float]
+    ranges: list[tuple[float, float]]
 
 
 class Box(NamedTuple):
@@ -95,7 +106,8 @@ class CorrelationFactor:
             return self.log_density(*logs, z) + log_slope
 
         centre = 0.5 * float(np.log(self.squares[place, place] / self.n))
-        return concentrated(density, [centre, 0.0, float(np.arctanh(self._rho))], [self._width] * 3, FINEST)
+        found = concentrated(density, [centre, 0.0, float(np.arctanh(self._rho))], [self._width] * 3)
+        return filled(density, found, FINEST)
 
     @property
     def _width(self) -> float:
@@ -105,7 +117,13 @@ class CorrelationFactor:
     @cached_property
     def _box(self) -> Box:
         centre = [-0.5 * float(np.log(2.0 * max(self.n - 1.0, 0.5))), 0.0, float(np.arctanh(self._rho))]
-        return concentrated(self._density, centre, [self._width] * 3, FINE)
+        place = concentrated(self._density, centre, [self._width] * 3)
+        found = filled(self._density, place, FINE[0])
+        for points in FINE[1:]:
+            before, found = found, filled(self._density, place, points)
+            if abs(found.log_integral - before.log_integral) < SAME:
+                break
+        return found
 
     @cached_property
     def precision(self) -> Array:
@@ -148,64 +166,66 @@ class CorrelationFactor:
         return np.stack([s1**2, r * s1 * s2, r * s1 * s2, s2**2], axis=-1).reshape(size, 2, 2)
 
 
-def concentrated(log_density: Density, centre: Sequence[float], scale: Sequence[float], points: int) -> Box:
-    """Find the mass of a unimodal density, first on a coarse grid, whose moments then place the fine one."""
-    centre, scale = list(centre), list(scale)
-    ranges = [(-START, START)] * 3
+def concentrated(log_density: Density, centre: Sequence[float], scale: Sequence[float]) -> Place:
+    """Find the mass of a unimodal density on a coarse grid, the moments on which place the axes."""
+    place = Place(list(centre), list(scale), [(-START, START)] * 3)
     for _ in range(ROUNDS):
-        box, wanted = _filled(log_density, centre, scale, ranges, COARSE)
-        if wanted != ranges:
-            ranges = wanted
+        box = filled(log_density, place, COARSE)
+        wanted = [_range(box, i, place.ranges[i]) for i in range(3)]
+        if wanted != place.ranges:
+            place = place._replace(ranges=wanted)
             continue
         moved = False
         for i, axis in enumerate(box.axes):
-            of_axis = box.mass.sum(axis=tuple(j for j in range(3) if j != i))
+            of_axis = box.mass.sum(axis=_others(i))
             mean = float(of_axis @ axis.points)
             sd = float(np.sqrt(of_axis @ (axis.points - mean) ** 2))
-            if abs(mean - centre[i]) > 0.5 * sd or not 0.5 * sd < scale[i] < 2.0 * sd:
+            if abs(mean - axis.centre) > 0.5 * sd or not 0.5 * sd < axis.scale < 2.0 * sd:
                 moved = True
-                centre[i], scale[i], ranges[i] = mean, max(sd, 1e-8), (-START, START)
+                place.centre[i], place.scale[i], place.ranges[i] = mean, max(sd, 1e-8), (-START, START)
         if not moved:
             break
-    return _filled(log_density, centre, scale, ranges, points)[0]
+    return place
 
 
-def _filled(
-    log_density: Density,
-    centre: Sequence[float],
-    scale: Sequence[float],
-    ranges: Sequence[tuple[float, float]],
-    points: int,
-) -> tuple[Box, list[tuple[float, float]]]:
-    """The density on a grid, and the ranges of v that it should have been on."""
+def filled(log_density: Density, place: Place, points: int) -> Box:
+    """The density on a grid."""
     axes = []
-    for middle, width, (low, high) in zip(centre, scale, ranges, strict=True):
+    for middle, width, (low, high) in zip(*place, strict=True):
         v = np.linspace(low, high, points)
-        at = middle + width * np.sinh(v)
-        axes.append(Axis(at, v, width * np.cosh(v) * (v[1] - v[0]), middle, width))
+        weights = width * np.cosh(v) * (v[1] - v[0])
+        axes.append(Axis(middle + width * np.sinh(v), v, weights, middle, width))
     grid = np.meshgrid(*(np.clip(axis.points, -LIMIT, LIMIT) for axis in axes), indexing="ij", sparse=True)
     weights = np.meshgrid(*(np.log(axis.weights) for axis in axes), indexing="ij", sparse=True)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         values = log_density(*grid) + weights[0] + weights[1] + weights[2]
     values[np.isnan(values)] = -np.inf
     top = float(values.max())
-    wanted = []
-    for i, (axis, (low, high)) in enumerate(zip(axes, ranges, strict=True)):
-        held = np.flatnonzero(values.max(axis=tuple(j for j in range(3) if j != i)) > top - DROP)
-        first, last = int(held[0]), int(held[-1])
-        if 2 * (last - first) < points - 3 or first == 0 or last == points - 1:
-            low = max(low - 1.0, -WIDEST) if first == 0 else float(axis.v[first - 1])
-            high = min(high + 1.0, WIDEST) if last == points - 1 else float(axis.v[last + 1])
-        wanted.append((low, high))
     mass = np.exp(values - top)
     total = float(mass.sum())
-    return Box(axes, mass / total, top + float(np.log(total))), wanted
+    return Box(axes, mass / total, top + float(np.log(total)))
+
+
+def _range(box: Box, i: int, now: tuple[float, float]) -> tuple[float, float]:
+    """Where v should be on an axis: as now, if all mass but rounding is within, on at least half of the points."""
+    v, largest = box.axes[i].v, box.mass.max(axis=_others(i))
+    held = np.flatnonzero(largest > np.exp(-DROP) * largest.max())
+    first, last, end = int(held[0]), int(held[-1]), v.size - 1
+    if first > 0 and last < end and 2 * (last - first) >= v.size - 3:
+        return now
+    low = max(now[0] - 1.0, -WIDEST) if first == 0 else float(v[first - 1])
+    high = min(now[1] + 1.0, WIDEST) if last == end else float(v[last + 1])
+    return low, high
+
+
+def _others(i: int) -> tuple[int, ...]:
+    return tuple(j for j in range(3) if j != i)
 
 
 def _marginal(box: Box, place: int, *, bounded: bool) -> Marginal:
     """One axis of a box, by a spline through the logarithms."""
     axis = box.axes[place]
-    mass = box.mass.sum(axis=tuple(j for j in range(3) if j != place)) / axis.weights
+    mass = box.mass.sum(axis=_others(place)) / axis.weights
     there = mass > 0.0
     spline = CubicSpline(axis.v[there], np.log(mass[there]))
     low, high = float(axis.v[there][0]), float(axis.v[there][-1])

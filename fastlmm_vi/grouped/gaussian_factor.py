@@ -54,7 +54,13 @@ class GaussianFactor:
     factorisation: str
 
     def __call__(self, tau: float, precisions: Sequence[Array]) -> Moments:
-        """Moments of the optimal factors at E[1/σ²] = `tau` and E[Σ⁻¹] = `precisions`, term by term in formula order."""
+        """Moments of the optimal factors at E[1/σ²] = `tau` and E[Σ⁻¹] = `precisions`, term by term in formula order.
+
+        Raises
+        ------
+        LinAlgError
+            If rounding leaves no positive pivot.
+        """
         at = self._solved(tau, precisions)
         data, fixed, p = self.data, self.data.fixed, len(self.data.fixed.kept)
         effects, pseudo = self._effects(at), at.pseudo_x
@@ -93,6 +99,8 @@ class GaussianFactor:
         corner[:] = self._corner + rows.T @ rows
         roots, state.lam[:] = self.roots(tau, precisions)
         of_u, of_x, squares = state.run()
+        if not np.isfinite(squares):
+            raise np.linalg.LinAlgError(f"no positive pivot at E[1/σ²] = {tau:g}")
         T = state.T[-1 - p :, -1 - p :]
         alpha = self._shift + scipy.linalg.solve_triangular(T[:-1, :-1], T[-1, :-1], lower=True, trans=1)
         off = pseudo_x @ alpha - pseudo_y

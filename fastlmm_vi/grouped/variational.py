@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ..errors import DataError
 from .coordinate_ascent import climb
 from .cross_products import CrossProducts
 from .factors import check
@@ -57,6 +58,8 @@ def fit(
     ------
     ValueError
         If an argument is not known, or a prior has no optimal factor.
+    DataError
+        If numbers leave their range.
     """
     if factorisation not in FACTORISATIONS:
         known = ", ".join(map(repr, FACTORISATIONS))
@@ -74,10 +77,16 @@ def fit(
         raise ValueError('theta_by="posterior" needs priors.')
     check(priors)
     gaussian, likelihood = GaussianFactor(data, priors.beta, factorisation), Likelihood(data, reml=False)
-    found = {
-        name: climb(gaussian, priors, precisions(likelihood, theta), max_iter=max_iter, tol=tol, report=report)
-        for name, theta in thetas(likelihood, rng).items()
-    }
+    try:
+        found = {
+            name: climb(gaussian, priors, precisions(likelihood, theta), max_iter=max_iter, tol=tol, report=report)
+            for name, theta in thetas(likelihood, rng).items()
+        }
+    except np.linalg.LinAlgError as lost:
+        raise DataError(
+            f"Variances of {data.design.response} and its random effects lie so far apart that their equations cannot be "
+            f"solved in float64 ({lost}): take the largest random effects into the fixed part, or give proper priors."
+        ) from lost
     best, *_ = ends = in_order(list(found.values()))
     of = {id(end): Start(name, end.elbo, len(end.trace), end.status) for name, end in found.items()}
     return VariationalPosterior.of(gaussian, priors, best, tuple(of[id(end)] for end in ends))
