@@ -526,6 +526,12 @@ def mixture_p(statistic, weights):
 # The Bayesian wide model: ω ~ N(m0, S0), β ~ N(0, σ²_β I), and priors of σ_β and σ_e.
 
 
+def log_variance_prior(density_of_sd, x):
+    """Log density in x = log σ² of a density in σ: dσ = σ/2 dx."""
+    sd = np.exp(x / 2)
+    return np.log(density_of_sd(sd) * sd / 2)
+
+
 def bayes_loglik(y, Z, X, m0, S0, sb, se):
     """log p(y | σ²_β, σ²_e): N(y; Z m0, Z S0 Zᵀ + V), everything but the variances integrated out."""
     V = Z @ S0 @ Z.T + covariance(X, sb, se)
@@ -548,6 +554,14 @@ def bayes_effects(y, Z, X, m0, S0, sb, se, W):
     gain = prior @ A.T @ inv(A @ prior @ A.T + se * np.eye(len(y)))
     mean = prior_mean + gain @ (y - A @ prior_mean)
     return W @ mean, W @ (prior - gain @ A @ prior) @ W.T
+
+
+def bayes_average(y, Z, X, m0, S0, nodes, weights, W):
+    """Mean and variances of W (ω, β) with the variances averaged over nodes: means of variances, variances of means."""
+    parts = [bayes_effects(y, Z, X, m0, S0, sb, se, W) for sb, se in nodes]
+    means, variances = np.array([mean for mean, _ in parts]), np.array([np.diag(V) for _, V in parts])
+    mean = weights @ means
+    return mean, weights @ variances + weights @ (means - mean) ** 2
 
 
 def bayes_nodes(log_density, t, highest=40.0):
@@ -579,6 +593,15 @@ def vb_half_squares(y, Z, X, omega, S_omega, beta, S_beta):
     r = y - Z @ omega - X @ beta
     squares = r @ r + np.trace(Z @ S_omega @ Z.T) + np.trace(X @ S_beta @ X.T)
     return 0.5 * (beta @ beta + np.trace(S_beta)), 0.5 * squares
+
+
+def vb_scale(log_density_of_sd, number, half_squares):
+    """log ∫ p(σ) (2πσ²)^(−number/2) exp(−S/σ²) dσ and E[1/σ²] under that density, by a fine sum over log σ."""
+    u = np.arange(-30, 30, 1e-4)
+    sd = np.exp(u)
+    logs = log_density_of_sd(sd) - number / 2 * np.log(2 * np.pi * sd**2) - half_squares / sd**2 + u
+    mass = np.exp(logs - logs.max())
+    return logs.max() + np.log(mass.sum() * 1e-4), mass @ sd**-2.0 / mass.sum()
 
 
 def vb_elbo(y, Z, X, m0, S0, omega, S_omega, beta, S_beta, ig_beta, ig_e, q_beta, q_e):

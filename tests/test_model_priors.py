@@ -207,7 +207,7 @@ def test_the_density_of_a_term_integrates_to_one(term):
         for b, wb in zip(log_sd, weights, strict=True)
         for r, wr in zip(of_r, of_r_weights, strict=True)
     )
-    assert total == pytest.approx(1.0, abs=1e-3)  # tails of the half-t
+    assert total == pytest.approx(1.0, abs=2e-3)  # tails of the half-t, and of the correlation beyond the rule
 
 
 def test_the_density_of_one_effect_is_that_of_its_sd():
