@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from problems import REFERENCES
 
 from fastlmm_vi import priors, threads
 from fastlmm_vi.grouped import reml, variational
-from fastlmm_vi.grouped.coordinate_ascent import ROUNDING
+from fastlmm_vi.grouped.coordinate_ascent import ROUNDING, climb
 from fastlmm_vi.grouped.cross_products import CrossProducts
 from fastlmm_vi.grouped.gaussian_factor import GaussianFactor
 from fastlmm_vi.grouped.kept_blocks import FACTORISATIONS
@@ -24,7 +23,7 @@ from fastlmm_vi.grouped.likelihood import Likelihood
 from fastlmm_vi.grouped.model_frame import build
 from fastlmm_vi.grouped.model_priors import resolve
 from fastlmm_vi.grouped.solution import Solution
-from fastlmm_vi.grouped.starts import Start, in_order
+from fastlmm_vi.grouped.starts import Start, in_order, precisions, thetas
 from fastlmm_vi.grouped.variational_em import ProfileElbo
 from fastlmm_vi.result import Status
 
@@ -115,16 +114,16 @@ def check_monotone(seed):
         assert plain.elbo <= found.elbo + 1e-6 * abs(found.elbo) or found.elbo < plain.elbo  # several maxima
 
 
-@pytest.mark.parametrize("part", range(10))
+@pytest.mark.parametrize("part", range(2))
 def test_the_elbo_never_falls(part):
     for seed in range(20 * part, 20 * part + 20):
         check_monotone(seed)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", range(40))
+@pytest.mark.parametrize("part", range(48))
 def test_the_elbo_never_falls_on_a_thousand_problems(part):
-    for seed in range(200 + 20 * part, 220 + 20 * part):
+    for seed in range(40 + 20 * part, 60 + 20 * part):
         check_monotone(seed)
 
 
@@ -388,22 +387,25 @@ def test_order_labels_and_units_do_not_matter():
         assert other.marginals["sd_g__x"].mean == pytest.approx(2.5 * one.marginals["sd_g__x"].mean, rel=1e-6)
 
 
-def test_rows_given_twice_cost_an_iteration_nothing():
-    """Of cross products alone: the same number of operations, so time is that of the same arrays."""
-    frame = grouped_problems.make(groups=400, size=20)
-    seconds = []
-    for copies in (1, 8):
-        data = CrossProducts.of(build("y ~ x + (1 + x | g)", pd.concat([frame] * copies)))
-        gaussian = GaussianFactor(data, resolve(None, data.design).beta, "group")
-        start = 1.0, [np.eye(2)]
+@pytest.mark.parametrize("formula", ["y ~ x + (1 + x | g)", "y ~ x + (1 | g) + (0 + x | g)"])
+@pytest.mark.parametrize("factorisation", FACTORISATIONS)
+def test_no_update_reads_a_row(formula, factorisation):
+    """What belongs to rows is blotted out once the products are there."""
+    frame = grouped_problems.make(groups=30, size=6)
+
+    def ends(blot):
+        data = CrossProducts.of(build(formula, frame))
+        found = resolve(None, data.design)
+        gaussian, likelihood = GaussianFactor(data, found.beta, factorisation), Likelihood(data, reml=False)
+        start = precisions(likelihood, thetas(likelihood, np.random.default_rng(0))["moments"])
         gaussian(*start)
-        best = np.inf
-        for _ in range(15):
-            begin = time.perf_counter()
-            gaussian(*start)
-            best = min(best, time.perf_counter() - begin)
-        seconds.append(best)
-    assert seconds[1] < 2.0 * seconds[0]  # eight times the rows
+        if blot:
+            for rows in (data.fixed.Q, data.fixed.y, *(term.basis for term in data.terms)):
+                rows.flags.writeable = True
+                rows[:] = np.nan
+        return climb(gaussian, found, start, max_iter=100, tol=1e-6).path
+
+    np.testing.assert_array_equal(ends(True), ends(False))
 
 
 @pytest.mark.slow

@@ -19,9 +19,9 @@ from ..result import Array
 from .marginals import LineMarginal, Marginal
 
 COARSE = 21  # points an axis to find the mass
-FINE = (41, 61, 91, 135)  # for expectations: as many as it takes
+FINE = (41, 51, 61, 75, 91, 113, 135)  # for expectations: as many as it takes
 FINEST = 81  # for marginals, which no iteration waits for
-SAME = 1e-9  # difference of two logarithms of an integral at which the finer grid is fine enough
+SAME = 1e-9  # range of the logarithms of an integral on three grids at which the finest is fine enough
 DROP = 38.0  # below its largest value, the log density at which the rest is rounding
 START = 3.0  # half-width of the first box, of sinh
 WIDEST = 6.0  # and of any
@@ -118,10 +118,11 @@ class CorrelationFactor:
     def _box(self) -> Box:
         centre = [-0.5 * float(np.log(2.0 * max(self.n - 1.0, 0.5))), 0.0, float(np.arctanh(self._rho))]
         place = concentrated(self._density, centre, [self._width] * 3)
-        found = filled(self._density, place, FINE[0])
-        for points in FINE[1:]:
-            before, found = found, filled(self._density, place, points)
-            if abs(found.log_integral - before.log_integral) < SAME:
+        logs: list[float] = []
+        for points in FINE:
+            found = filled(self._density, place, points)
+            logs.append(found.log_integral)
+            if len(logs) > 2 and max(logs[-3:]) - min(logs[-3:]) < SAME:
                 break
         return found
 
