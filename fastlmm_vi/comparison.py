@@ -26,7 +26,7 @@ def compare(*fits: object, names: list[str] | None = None) -> pd.DataFrame:
     -------
     DataFrame
         Rows of wide fits: intercept and ω (`omega[name]`), `sigma2_beta`, `sigma2_e`, `pve`, `loglik`,
-        `criterion` (what each maximised), `elbo`, `gap`,
+        `criterion` (what each maximised), `elbo`, `gap` (`log_evidence` too, where a fit is Bayesian),
         `beta_mean_correlation`, `beta_mean_rmse` (posterior means against the first fit's), `beta_var_ratio` (mean of
         Var(β_j) over the first fit's), `n_iter`, `converged`, `status`, `seconds`. Rows of grouped fits: every parameter
         but the random effects by its name in `to_frame`, NaN where a model lacks it, then `formula`, `n_parameters`,
@@ -118,14 +118,17 @@ def _of_wide(fits: Sequence[Fit]) -> list[dict[str, object]]:
     sizes = {(fit.n, fit.p, fit.covariate_names) for fit in fits}
     if len(sizes) > 1:
         raise ValueError(f"fits are of different data: (n, p, covariates) = {sorted(map(str, sizes))}.")
-    return [_column(fit, fits[0]) for fit in fits]
+    bayesian = any(fit.theta is not None for fit in fits)
+    return [_column(fit, fits[0], bayesian) for fit in fits]
 
 
-def _column(fit: Fit, first: Fit) -> dict[str, object]:
+def _column(fit: Fit, first: Fit, bayesian: bool) -> dict[str, object]:
     rows: dict[str, object] = {"intercept": np.nan if fit.intercept is None else fit.intercept}
     rows |= {f"omega[{name}]": value for name, value in zip(fit.covariate_names, fit.omega, strict=True)}
     rows |= {name: getattr(fit, name) for name in ("sigma2_beta", "sigma2_e", "pve", "loglik", "criterion")}
     rows |= {"elbo": np.nan if fit.elbo is None else fit.elbo, "gap": np.nan if fit.gap is None else fit.gap}
+    if bayesian:
+        rows["log_evidence"] = np.nan if fit.log_evidence is None else fit.log_evidence
     rows |= beta_comparison(fit, first)
     rows |= {"n_iter": fit.n_iter, "converged": fit.converged, "status": fit.status.value, "seconds": fit.seconds}
     return rows
