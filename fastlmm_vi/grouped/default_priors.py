@@ -60,7 +60,7 @@ def sigma(sizes: Sizes) -> ScalePrior:
     return HalfStudentT(DF, sizes.residual)
 
 
-def scales(term: Term, with_intercept: bool, sizes: Sizes) -> list[ScalePrior]:
+def scales(term: Term, with_intercept: bool, sizes: Sizes) -> list[HalfStudentT]:
     """Of every standard deviation of a term; `with_intercept`: whether the factor has one, in this term or another."""
     return [
         HalfStudentT(DF, sizes.spread if name == "(Intercept)" else sizes.per_unit(column, with_intercept))

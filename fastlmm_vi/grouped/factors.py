@@ -12,6 +12,8 @@ from .marginals import Marginal
 from .model_priors import ModelPriors, TermPrior
 from .scale_factor import FixedFactor, ScaleFactor
 
+MOST_CORRELATED = 2  # effects under an LKJ prior
+
 
 class Factor(Protocol):
     """The factor of q of one covariance matrix, or of σ²."""
@@ -66,7 +68,7 @@ def check(priors: ModelPriors) -> None:
         if term.correlation is None or term.scales is None:
             continue
         held = any(isinstance(prior, Fixed) for prior in term.scales)
-        if held or len(term.scales) > 2:
+        if held or len(term.scales) > MOST_CORRELATED:
             what = "with a standard deviation that is held" if held else f"of {len(term.scales)} effects"
             raise ValueError(
                 f"The covariance of ({', '.join(term.effects)} | {term.factor}), {what}, has no optimal factor of q under an "

@@ -1,4 +1,4 @@
-"""One-dimensional distributions: of what is normal, and of what has a density known up to its integral."""
+"""One-dimensional distributions: of what has a density known up to its integral, and of what is held."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import numpy as np
-import scipy.stats
 from numpy.typing import ArrayLike
 from scipy.interpolate import CubicSpline
 
@@ -40,30 +39,6 @@ class Marginal(Protocol):
         """Density."""
         ...
 
-    def rvs(self, rng: np.random.Generator, n: int) -> Array:
-        """Draw n values, (n,)."""
-        ...
-
-
-@dataclass(frozen=True)
-class NormalMarginal:
-    """N(mean, sd²)."""
-
-    mean: float
-    sd: float
-
-    def quantile(self, p: ArrayLike) -> Array:
-        """Values below which it is with probabilities p."""
-        return np.asarray(scipy.stats.norm.ppf(np.asarray(p, dtype=np.float64), self.mean, self.sd))
-
-    def pdf(self, x: ArrayLike) -> Array:
-        """Density."""
-        return np.asarray(scipy.stats.norm.pdf(np.asarray(x, dtype=np.float64), self.mean, self.sd))
-
-    def rvs(self, rng: np.random.Generator, n: int) -> Array:
-        """Draw n values, (n,)."""
-        return rng.normal(self.mean, self.sd, n)
-
 
 @dataclass(frozen=True)
 class PointMarginal:
@@ -79,10 +54,6 @@ class PointMarginal:
     def pdf(self, x: ArrayLike) -> Array:
         """Infinite at the value, 0 elsewhere."""
         return np.where(np.asarray(x) == self.mean, np.inf, 0.0)
-
-    def rvs(self, rng: np.random.Generator, n: int) -> Array:
-        """Return the value n times, (n,)."""
-        return np.full(n, self.mean)
 
 
 class Line(NamedTuple):

@@ -126,7 +126,13 @@ class ModelPriors:
         return "\n".join(self.lines())
 
 
-def resolve(priors: Mapping[str, Any] | None, design: GroupedDesign, kept: Sequence[int] | None = None) -> ModelPriors:
+def resolve(
+    priors: Mapping[str, Any] | None,
+    design: GroupedDesign,
+    kept: Sequence[int] | None = None,
+    *,
+    conjugate_from: int | None = None,
+) -> ModelPriors:
     """Return the priors of a model from what the user gave, and defaults for what he did not.
 
     Parameters
@@ -142,6 +148,9 @@ def resolve(priors: Mapping[str, Any] | None, design: GroupedDesign, kept: Seque
     design : GroupedDesign
     kept : sequence of int, optional
         Columns of X that take part; all.
+    conjugate_from : int, optional
+        Number of correlated effects from which the default is `HuangWand(2, …)`, half-t(2) standard deviations of the
+        same scales with uniform correlations: its updates are closed.
 
     Notes
     -----
@@ -165,7 +174,7 @@ def resolve(priors: Mapping[str, Any] | None, design: GroupedDesign, kept: Seque
     sizes = Sizes.of(design)
     names, beta, lines = _beta(given.get("beta"), design, list(kept), sizes)
     residual = family.scale(given["sigma"], 'priors["sigma"]') if "sigma" in given else None
-    terms = _terms(given, design, sizes)
+    terms = _terms(given, design, sizes, conjugate_from)
     return ModelPriors(names, beta, residual or default_priors.sigma(sizes), terms, lines)
 
 
@@ -232,7 +241,9 @@ def _centred(beta: Gaussian, one: int, means: Array) -> Gaussian:
     return Gaussian(mean, others + beta.precision[one, one] * np.outer(J, J), beta.log_constant)
 
 
-def _terms(given: Mapping[str, Any], design: GroupedDesign, sizes: Sizes) -> tuple[TermPrior, ...]:
+def _terms(
+    given: Mapping[str, Any], design: GroupedDesign, sizes: Sizes, conjugate_from: int | None
+) -> tuple[TermPrior, ...]:
     """Priors of the terms in formula order."""
     effects: dict[str, list[str]] = {}
     for term in design.terms:
@@ -262,6 +273,10 @@ def _terms(given: Mapping[str, Any], design: GroupedDesign, sizes: Sizes) -> tup
             chosen.append(_of_covariance(cov[factor], factor, names))
             continue
         defaults = default_priors.scales(term, "Intercept" in effects[factor], sizes)
+        if conjugate_from is not None and len(names) >= conjugate_from and not {factor} & {*by_effect, *cor}:
+            default = HuangWand(2.0, tuple(prior.scale for prior in defaults))
+            chosen.append(TermPrior(factor, names, None, None, default))
+            continue
         scales = tuple(by_effect.get(factor, {}).get(x, default) for x, default in zip(names, defaults, strict=True))
         for name, prior in zip(names, scales, strict=True):
             _check_flat(prior, f"sd_{factor}__{name}", len(term.factor.levels))

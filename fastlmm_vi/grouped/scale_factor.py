@@ -35,6 +35,10 @@ class ScaleFactor:
         return line(self.log_density, self._centre)
 
     @cached_property
+    def _marginal(self) -> LineMarginal:
+        return LineMarginal(self.log_density, self._centre)
+
+    @cached_property
     def precision(self) -> Array:
         """E[1/s²], (1, 1)."""
         return np.array([[float(self._line.mass @ np.exp(-2.0 * self._line.t))]])
@@ -45,11 +49,11 @@ class ScaleFactor:
 
     def marginals(self) -> tuple[list[Marginal], list[Marginal]]:
         """Of the standard deviation; there are no correlations."""
-        return [LineMarginal(self.log_density, self._centre)], []
+        return [self._marginal], []
 
     def draw(self, rng: np.random.Generator, size: int) -> Array:
         """Draw variances, (size, 1, 1)."""
-        return self.marginals()[0][0].rvs(rng, size)[:, None, None] ** 2
+        return self._marginal.rvs(rng, size)[:, None, None] ** 2
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import numpy as np
+import pandas as pd
 import scipy.linalg
 
 from ..result import Array, Status
@@ -80,3 +81,10 @@ def in_order(ends: Sequence[E]) -> list[E]:
         if better(end, ends[best]):
             best = i
     return [ends[best], *(end for i, end in enumerate(ends) if i != best)]
+
+
+def table(starts: Sequence[Start]) -> pd.DataFrame:
+    """Where every start led: `elbo`, `n_iter`, `status`."""
+    rows = [(start.elbo, start.n_iter, start.status.value) for start in starts]
+    index = pd.Index([start.name for start in starts], name="start")
+    return pd.DataFrame(rows, index=index, columns=["elbo", "n_iter", "status"])

@@ -1,4 +1,4 @@
-"""Variational Bayes of the grouped model, and its mean field with point estimates: from cross products to q."""
+"""Variational Bayes of the grouped model: from cross products to q."""
 
 from collections.abc import Callable
 
@@ -13,42 +13,35 @@ from .kept_blocks import FACTORISATIONS
 from .likelihood import Likelihood
 from .model_priors import ModelPriors
 from .starts import Start, in_order, precisions, thetas
-from .variational_em import PointMeanField, maximise
 from .variational_posterior import VariationalPosterior
 
 MAX_ITER = 1000
 TOL = 1e-8  # of the logarithm of an expected square, in a turn and in the step that extrapolation proposes
-THETA_BY = ("posterior", "elbo")
 
 
 def fit(
     data: CrossProducts,
-    priors: ModelPriors | None,
+    priors: ModelPriors,
     *,
     factorisation: str = "joint",
-    theta_by: str = "posterior",
     max_iter: int = MAX_ITER,
     tol: float = TOL,
     random_state: int | None = 0,
     report: Callable[[int, float, float], None] = lambda iteration, elbo, change: None,
-) -> VariationalPosterior | PointMeanField:
+) -> VariationalPosterior:
     """Maximise the ELBO over q of a factorisation, from several starts.
 
     Parameters
     ----------
     data : CrossProducts
-    priors : ModelPriors or None
-        None where `theta_by="elbo"`, which has none.
+    priors : ModelPriors
     factorisation : {"joint", "factor", "group", "coefficient"}
         q(β, u); q(β) Π q(u_f) by grouping factors; by groups of single terms; by single random effects, in the coordinates
         in which the formula gives them. The levels of one factor are independent in all but the first, by themselves.
-    theta_by : {"posterior", "elbo"}
-        "posterior": σ and every Σ_l have factors of their own. "elbo": β, θ and σ² are points that maximise the ELBO.
     max_iter : int
         Turns from one start.
     tol : float
-        A turn, and the step that extrapolation proposes, must move no logarithm of an expected square by more. Of
-        "elbo", Newton's steps go on until rounding.
+        A turn, and the step that extrapolation proposes, must move no logarithm of an expected square by more.
     random_state : int or None
         Of the random start.
     report : callable
@@ -57,24 +50,16 @@ def fit(
     Raises
     ------
     ValueError
-        If an argument is not known, or a prior has no optimal factor.
+        If an argument is wrong, or a prior has no optimal factor.
     DataError
         If numbers leave their range.
     """
     if factorisation not in FACTORISATIONS:
         known = ", ".join(map(repr, FACTORISATIONS))
         raise ValueError(f"factorisation={factorisation!r} is not known: choose one of {known}.")
-    if theta_by not in THETA_BY:
-        raise ValueError(f"theta_by={theta_by!r} is not known: choose one of {', '.join(map(repr, THETA_BY))}.")
     if not tol > 0.0:
         raise ValueError(f"tol={tol!r} must be positive.")
     rng = np.random.default_rng(random_state)
-    if theta_by == "elbo":
-        if priors is not None:
-            raise ValueError('theta_by="elbo" has no priors: give none, or take theta_by="posterior".')
-        return maximise(data, factorisation, max_iter=max_iter, rng=rng, report=report)
-    if priors is None:
-        raise ValueError('theta_by="posterior" needs priors.')
     check(priors)
     gaussian, likelihood = GaussianFactor(data, priors.beta, factorisation), Likelihood(data, reml=False)
     try:

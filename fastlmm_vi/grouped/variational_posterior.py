@@ -1,20 +1,23 @@
 """What variational Bayes of the grouped model returns: q, the ELBO, and how it was reached."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
+from ..mixtures import Mixtures
 from ..result import Array, Status
 from .coordinate_ascent import Ascent
 from .cross_products import CrossProducts
+from .draws import Draws
 from .factors import Factor
 from .gaussian_factor import GaussianFactor
 from .gaussian_posterior import GaussianPosterior
-from .marginals import Marginal, NormalMarginal
+from .marginals import Marginal
 from .model_priors import ModelPriors
-from .parameters import names, plain
+from .parameters import names
 from .starts import Start
 
 
@@ -83,6 +86,10 @@ class VariationalPosterior:
             starts,
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Fields alone: what was computed from them holds functions, and is computed anew."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
     @property
     def beta(self) -> Array:
         """E[β], (p,)."""
@@ -93,26 +100,28 @@ class VariationalPosterior:
         """Cov(β), (p, p)."""
         return self.gaussian.moments.beta_cov
 
+    @property
+    def log_evidence(self) -> None:
+        """None: the ELBO is a lower bound of it."""
+        return
+
     @cached_property
     def marginals(self) -> Mapping[str, Marginal]:
         """Distribution of every parameter by brms' name: `b_x`, `sd_g__x`, `cor_g__x__z`, `sigma`."""
-        spread = np.sqrt(np.diag(self.beta_cov))
-        found: dict[str, Marginal] = {
-            f"b_{name}": NormalMarginal(float(mean), float(sd))
-            for name, mean, sd in zip(self.priors.coefficients, self.beta, spread, strict=True)
-        }
+        normal = _normal(self.beta, np.diag(self.beta_cov))
+        found: dict[str, Marginal] = {f"b_{name}": normal[j] for j, name in enumerate(self.priors.coefficients)}
         of_terms = [marginal for factor in self.terms for part in factor.marginals() for marginal in part]
         of_scales = [*of_terms, self.sigma.marginals()[0][0]]
         return found | dict(zip(names(self.data.design.terms), of_scales, strict=True))
 
-    def effect(self, term: int, level: int, name: str) -> Marginal:
-        """Distribution of one random effect: of a term (place in the formula), a level (place in its factor), a column."""
-        j = [plain(x) for x in self.data.design.terms[term].names].index(plain(name))
-        mean, cov = self.gaussian.means[term][level, j], self.gaussian.covariances[term][level, j, j]
-        return NormalMarginal(float(mean), float(np.sqrt(cov)))
+    @cached_property
+    def random(self) -> list[Mixtures]:
+        """Distributions of the random effects of every term, level by level."""
+        pairs = zip(self.gaussian.means, self.gaussian.covariances, strict=True)
+        return [_normal(mean.ravel(), np.einsum("vii->vi", cov).ravel()) for mean, cov in pairs]
 
-    def draw(self, rng: np.random.Generator, size: int) -> tuple[Mapping[str, Array], list[Array]]:
-        """Draw from q: every parameter by name, (size,), and the effects of every term, (size, levels, d)."""
+    def draw(self, rng: np.random.Generator, size: int) -> Draws:
+        """Draw from q."""
         beta, effects = self.gaussian.draw(rng, size)
         found = {f"b_{name}": column for name, column in zip(self.priors.coefficients, beta.T, strict=True)}
         columns: list[Array] = []
@@ -122,4 +131,9 @@ class VariationalPosterior:
             pairs = zip(*np.triu_indices(len(sd), 1), strict=True)
             columns += [*sd, *(covariance[:, i, j] / (sd[i] * sd[j]) for i, j in pairs)]
         columns.append(np.sqrt(self.sigma.draw(rng, size)[:, 0, 0]))
-        return found | dict(zip(names(self.data.design.terms), columns, strict=True)), effects
+        return Draws(found | dict(zip(names(self.data.design.terms), columns, strict=True)), effects)
+
+
+def _normal(means: Array, variances: Array) -> Mixtures:
+    """Normal distributions, as mixtures of one."""
+    return Mixtures(np.ones(1), means[None], np.sqrt(variances)[None])

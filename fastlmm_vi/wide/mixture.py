@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import scipy.optimize
-from scipy.special import ndtr, ndtri
 
+from ..mixtures import Mixtures
 from ..result import Array
 from .design import Design
 from .rotated import Rotated
@@ -120,9 +119,8 @@ class Mixture:
         if observation:
             mean, variance = np.broadcast_arrays(mean, variance + noise[:, None])
             weights = self.weights
-        sd = np.sqrt(variance)
-        lower, upper = (_quantiles(weights, mean, sd, 0.5 + sign * level / 2) for sign in (-1.0, 1.0))
-        return lower, upper
+        of_rows = Mixtures(weights, mean, np.sqrt(variance))
+        return of_rows.quantile(0.5 - 0.5 * level), of_rows.quantile(0.5 + 0.5 * level)
 
     def _at(self, X: Array, Z: Array) -> tuple[Array, Array]:
         """Mean and variance at every node of z̃ᵀa + xᵀβ + z̃ᵀR ω_ls; Z with its intercept column."""
@@ -139,20 +137,3 @@ class Mixture:
             D = z - np.tensordot(phi[k], answers, axes=1)
             variance[k] += np.einsum("ij,jk,ik->i", D, covariance, D)
         return mean, variance
-
-
-def _quantiles(weights: Array, mean: Array, sd: Array, q: float) -> Array:
-    """Quantile of Σ_k weights_k N(mean_k, sd_k²) for every column of mean and sd (k, rows)."""
-    out = np.empty(mean.shape[1])
-    for i, (m, s) in enumerate(zip(mean.T, sd.T, strict=True)):
-        single = m + s * ndtri(q)  # the quantile of a mixture lies between those of its parts
-        lo, hi = float(single.min()), float(single.max())
-        if hi - lo <= 1e-14 * max(abs(lo), abs(hi)):
-            out[i] = lo
-            continue
-
-        def excess(x: float, m: Array = m, s: Array = s) -> float:
-            return float(weights @ ndtr((x - m) / s)) - q
-
-        out[i] = scipy.optimize.brentq(excess, lo, hi, xtol=1e-12 * (hi - lo))
-    return out
