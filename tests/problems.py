@@ -1,5 +1,6 @@
 """Small random problems of every shape the methods must handle, and the loaders of the reference sets."""
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,9 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 REFERENCES = SHARED / "references"
 needs_references = pytest.mark.skipif(
     not REFERENCES.is_dir(), reason="the reference values lie beside the checkout on development machines only"
+)
+needs_bayes = pytest.mark.skipif(
+    importlib.util.find_spec("nutpie") is None, reason="ArviZ and nutpie are of the extra bayes, which tests install"
 )
 
 
