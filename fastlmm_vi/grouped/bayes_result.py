@@ -13,9 +13,11 @@ import pandas as pd
 from ..copied import copied
 from ..errors import ConvergenceWarning
 from ..mixtures import Mixtures
+from ..progress import stages
 from ..result import Array, Status
-from . import parameters, quadrature, reml, starts, variational
+from . import diagnostics, parameters, quadrature, reml, starts, variational
 from .cross_products import CrossProducts
+from .diagnostics import Diagnostics
 from .draws import Draws
 from .factors import MOST_CORRELATED
 from .fit import GroupedFit
@@ -309,6 +311,42 @@ class BayesFit(GroupedFit):
         if size < 1:
             raise ValueError(f"size={size!r} is not a number of draws: give 1, 2, …")
         return self.posterior.draw(np.random.default_rng(random_state), size).to_frame(self.data.design.terms)
+
+    def diagnostics(
+        self, reference: "BayesFit | None" = None, *, draws: int = 1000, random_state: Any = 0, verbose: int = 0
+    ) -> Diagnostics:
+        """Say what this posterior can be relied on for: what q has lost, and how well the model predicts.
+
+        Parameters
+        ----------
+        reference : BayesFit, optional
+            The exact posterior of the same model; by default quadrature is done for it where there are up to four variance
+            parameters.
+        draws : int, default 1000
+        random_state : int or Generator, default 0
+        verbose : int, default 0
+            1 shows progress.
+
+        Returns
+        -------
+        Diagnostics
+            ELBO and log evidence, Pareto k̂, standard deviations by linear response, accuracy against the exact posterior,
+            and leave-one-out and WAIC of the model; printed, a table of them.
+
+        Examples
+        --------
+        >>> import numpy as np, pandas as pd, fastlmm_vi as fl
+        >>> rng = np.random.default_rng(0)
+        >>> df = pd.DataFrame({"g": np.repeat(list("abcdefgh"), 5)})
+        >>> df["y"] = np.repeat(rng.normal(size=8), 5) + rng.normal(size=40)
+        >>> found = fl.lmm("y ~ 1 + (1 | g)", df, method="mfvi").diagnostics()
+        >>> found.linear_response.loc["b_Intercept"].round(2).to_dict()
+        {'sd': 0.16, 'sd_lr': 0.29}
+        """
+        if draws < 100:
+            raise ValueError(f"draws={draws!r} are too few to say anything of tails: give 100 or more.")
+        with stages(verbose > 0) as show:
+            return diagnostics.of(self, reference, draws, np.random.default_rng(random_state), show)
 
     def summary(self) -> str:
         """Return the posterior as text."""

@@ -35,6 +35,10 @@ class Factor(Protocol):
         """Draw covariances, (size, d, d)."""
         ...
 
+    def log_q(self, logs: Array, z: Array) -> Array:
+        """Log density of the standard deviations' logarithms (size, d) and the canonical partial correlations' z-transforms."""
+        ...
+
 
 def of_scale(prior: ScalePrior | Fixed, n: int, squares: float) -> Factor:
     """Q of one standard deviation of n numbers with this expected sum of squares."""
