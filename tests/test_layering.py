@@ -15,9 +15,9 @@ PACKAGE = sorted((ROOT / "fastlmm_vi").rglob("*.py"))
 RANKS = [
     {"errors", "summary", "threads", "progress", "canvas", "copied", "inference_data"},
     {"result", "tables"},
-    {"priors", "lattice", "pareto"},
-    {"marginal", "elpd"},
-    {"grid"},
+    {"priors", "lattice", "pareto", "log_density"},
+    {"marginal", "elpd", "laplace"},
+    {"grid", "importance"},
     {"grouped.expression", "grouped.factor", "grouped.chi_bar"},
     {"grouped.functions", "grouped.columns", "grouped.contrasts"},
     {"grouped.term_list"},
@@ -154,6 +154,9 @@ def test_layers_look_down(path):
         "pareto",
         "elpd",
         "inference_data",
+        "log_density",
+        "laplace",
+        "importance",
     ],
 )
 def test_no_ground_floor_module_knows_a_wing(name):
