@@ -17,7 +17,9 @@ from .laplace import Laplace
 from .log_density import LogDensity
 from .result import Array, Status
 
-REACH = np.array([0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0])  # where scales are sought, in standard deviations
+# Where scales are sought, in standard deviations: so far that exponential tails (of a log standard deviation that may be 0)
+# have fallen below those of the t for good.
+REACH = np.array([0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 14.0, 17.0, 20.0])
 NARROWEST, WIDEST = 0.5, 20.0
 
 
@@ -56,7 +58,7 @@ class SplitT:
 
 
 def split_t(density: LogDensity, normal: Laplace, *, df: float = 7.0) -> SplitT:
-    """The split t as wide along every half axis as the density is: the t falls below it nowhere on the axis, up to 6 sd."""
+    """The split t as wide along every half axis as the density is: the t falls below it nowhere on the axis, up to 20 sd."""
     k = len(normal.mode)
     scales = np.empty((2, k))
     for i in range(k):

@@ -14,6 +14,8 @@ from .result import Array
 LOG_2PI = float(np.log(2.0 * np.pi))
 STEP = 1e-3  # of differences of the gradient, in standard deviations
 LONGEST = 5.0  # step in standard deviations of the curvature
+LEAST_CURVED = 1e-8  # of the axes of curvature, in units of those of the coordinates
+TINY = 1e-300
 FARTHEST = 1e10  # the mode from the start, in units of the start or of 1
 
 
@@ -95,14 +97,15 @@ def laplace(density: LogDensity, start: ArrayLike, *, tol: float = 1e-8, max_ite
     widths, gain = np.maximum(np.abs(x), 1.0), np.inf
     for _ in range(max_iter):
         H = _curvature(counted, x, widths)
-        values, vectors = np.linalg.eigh(H)
-        bent = np.maximum(np.abs(values), 1e-8 * max(np.abs(values).max(), 1e-300))
-        step = vectors @ ((vectors.T @ gradient) / bent)
+        unit = 1.0 / np.sqrt(np.maximum(np.abs(np.diag(H)), TINY))
+        values, vectors = np.linalg.eigh(H * np.outer(unit, unit))
+        bent = np.maximum(np.abs(values), LEAST_CURVED)
+        step = unit * (vectors @ ((vectors.T @ (unit * gradient)) / bent))
         gain = 0.5 * float(step @ gradient)
         if gain <= tol and values[0] > 0.0:
             return Laplace(x, value, H, True, counted.count)
         step *= min(1.0, LONGEST / np.sqrt(2.0 * gain)) if gain > 0.0 else 1.0
-        widths = np.minimum(1.0 / np.sqrt(np.maximum((vectors**2) @ bent, 1e-300)), 1e3 * np.maximum(np.abs(x), 1.0))
+        widths = np.minimum(unit, 1e3 * np.maximum(np.abs(x), 1.0))
         rise = _rise(counted, x, value, step, gain)
         if rise is None:
             break
