@@ -16,8 +16,8 @@ RANKS = [
     {"errors", "summary", "threads", "progress", "canvas", "copied", "inference_data"},
     {"result", "tables"},
     {"priors", "lattice", "pareto", "log_density"},
-    {"marginal", "elpd", "laplace"},
-    {"grid", "importance"},
+    {"marginal", "elpd", "laplace", "diagnostics", "nutpie_model"},
+    {"grid", "importance", "sampler"},
     {"grouped.expression", "grouped.factor", "grouped.chi_bar"},
     {"grouped.functions", "grouped.columns", "grouped.contrasts"},
     {"grouped.term_list"},
@@ -167,6 +167,9 @@ def test_layers_look_down(path):
         "log_density",
         "laplace",
         "importance",
+        "diagnostics",
+        "nutpie_model",
+        "sampler",
     ],
 )
 def test_no_ground_floor_module_knows_a_wing(name):
