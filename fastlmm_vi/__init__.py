@@ -1,9 +1,9 @@
 """Linear mixed models that are wide, fast and honest about their uncertainty.
 
 `WideLMM` fits y = Zω + Xβ + e, β ~ N(0, σ²_β I), e ~ N(0, σ²_e I): covariates Z with fixed effects ω, wide features X
-with random effects β. `lmm` fits y = Xβ + Σ Z_l b_l + ε from an lme4 formula. `compare` sets fits side by side,
-`datasets` holds the data, `priors` what is known before them, `plot_*` draw. The names below are
-imported on first use, so that `import fastlmm_vi` itself costs nothing.
+with random effects β; `BayesWideLMM` gives all of it a posterior. `lmm` fits y = Xβ + Σ Z_l b_l + ε from an lme4
+formula. `compare` sets fits side by side, `datasets` holds the data, `priors` what is known before them, `plot_*`
+draw. The names below are imported on first use, so that `import fastlmm_vi` itself costs nothing.
 """
 
 import importlib
@@ -32,17 +32,28 @@ if TYPE_CHECKING:
     from .grouped.model import lmm
     from .grouped.plots import plot_caterpillar, plot_profile, plot_residuals
     from .grouped.result import MixedFit
-    from .plots import plot_compare, plot_gap, plot_omega, plot_trace, plot_variance_path, plot_variances
+    from .plots import (
+        plot_compare,
+        plot_gap,
+        plot_marginals,
+        plot_omega,
+        plot_trace,
+        plot_variance_path,
+        plot_variances,
+    )
     from .result import Fit, Status, Trace
+    from .wide.bayes_estimator import BayesWideLMM
     from .wide.estimator import WideLMM
     from .wide.spectrum import Spectrum
 
 _HOMES = {
     "WideLMM": ".wide.estimator",
+    "BayesWideLMM": ".wide.bayes_estimator",
     "Spectrum": ".wide.spectrum",
     "lmm": ".grouped.model",
     "BayesFit": ".grouped.bayes_result",
     "MixedFit": ".grouped.result",
+    "MeanFieldFit": ".grouped.mean_field_result",
     "CrossProducts": ".grouped.cross_products",
     "lrt": ".grouped.lrt",
     "plot_caterpillar": ".grouped.plots",
@@ -56,6 +67,7 @@ _HOMES = {
     "compare": ".comparison",
     "plot_compare": ".plots",
     "plot_gap": ".plots",
+    "plot_marginals": ".plots",
     "plot_variance_path": ".plots",
     "plot_omega": ".plots",
     "plot_trace": ".plots",
@@ -71,9 +83,11 @@ _MODULES = {"datasets": ".datasets", "priors": ".priors", "kernels": "fastlmm_vi
 
 __all__ = [  # noqa: RUF022 - in reading order
     "WideLMM",
+    "BayesWideLMM",
     "Spectrum",
     "lmm",
     "BayesFit",
+    "MeanFieldFit",
     "MixedFit",
     "CrossProducts",
     "lrt",
@@ -89,6 +103,7 @@ __all__ = [  # noqa: RUF022 - in reading order
     "plot_gap",
     "plot_variance_path",
     "plot_variances",
+    "plot_marginals",
     "plot_caterpillar",
     "plot_residuals",
     "plot_profile",

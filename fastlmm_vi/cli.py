@@ -45,7 +45,7 @@ def reproduce(
     ),
     seed: Annotated[int, typer.Option(help="Seed of the twin.")] = 0,
 ) -> None:
-    """Run the whole study: EM, ML and REML by Newton, mean-field VI, and their comparison."""
+    """Run the whole study: EM, ML and REML by Newton, mean-field VI, the posterior by quadrature, and their comparison."""
     out.mkdir(parents=True, exist_ok=True)
     with stages(sys.stderr.isatty()) as report:
         report("data")

@@ -9,6 +9,8 @@ import pandas as pd
 from .result import Fit
 
 if TYPE_CHECKING:
+    from .grouped.bayes_result import BayesFit
+    from .grouped.mean_field_result import MeanFieldFit
     from .grouped.result import MixedFit
 
 
@@ -17,7 +19,7 @@ def compare(*fits: object, names: list[str] | None = None) -> pd.DataFrame:
 
     Parameters
     ----------
-    *fits : Fit or fitted estimator, or MixedFit
+    *fits : Fit or fitted estimator, or what `lmm` returns
         At least one; all wide or all grouped, and of the same data.
     names : list of str, optional
         Column names; default the methods, numbered where they repeat.
@@ -26,11 +28,13 @@ def compare(*fits: object, names: list[str] | None = None) -> pd.DataFrame:
     -------
     DataFrame
         Rows of wide fits: intercept and ω (`omega[name]`), `sigma2_beta`, `sigma2_e`, `pve`, `loglik`,
-        `criterion` (what each maximised), `elbo`, `gap`,
+        `criterion` (what each maximised), `elbo`, `gap` (`log_evidence` too, where a fit is Bayesian),
         `beta_mean_correlation`, `beta_mean_rmse` (posterior means against the first fit's), `beta_var_ratio` (mean of
         Var(β_j) over the first fit's), `n_iter`, `converged`, `status`, `seconds`. Rows of grouped fits: every parameter
-        but the random effects by its name in `to_frame`, NaN where a model lacks it, then `formula`, `n_parameters`,
-        `loglik`, `criterion`, `aic`, `bic` (both of the criterion), `n_iter`, `converged`, `status`, `seconds`.
+        but the random effects by its name in `to_frame` (Bayesian methods: its posterior mean), NaN where a model lacks it,
+        then `formula`, `n_parameters`, `loglik`, `criterion` (what each maximised; the log evidence of an exact posterior),
+        `elbo`, `log_evidence`, `aic`, `bic` (both of the criterion), `n_iter`, `converged`, `status`, `seconds`; of those
+        in the middle the ones that some fit has.
 
     Raises
     ------
@@ -80,11 +84,11 @@ def as_fit(fit: object) -> Fit:
 
 
 def _is_grouped(fit: object) -> bool:
-    """Whether it is a `MixedFit`, a class that the ground floor does not know."""
+    """Whether `lmm` returned it: its classes are not known on the ground floor."""
     return hasattr(type(fit), "random_effects")
 
 
-def default_names(fits: "Sequence[Fit | MixedFit]") -> list[str]:
+def default_names(fits: "Sequence[Fit | MixedFit | BayesFit | MeanFieldFit]") -> list[str]:
     """Return the methods of the fits, numbered where they repeat."""
     labels: list[str] = []
     for fit in fits:
@@ -94,7 +98,7 @@ def default_names(fits: "Sequence[Fit | MixedFit]") -> list[str]:
     return labels
 
 
-def _of_grouped(fits: "Sequence[MixedFit]") -> list[dict[str, object]]:
+def _of_grouped(fits: "Sequence[MixedFit | BayesFit | MeanFieldFit]") -> list[dict[str, object]]:
     """Columns of grouped fits: all fixed effects, all variances, σ, and how each fit did."""
     for fit in fits[1:]:
         if not np.array_equal(fit.data.design.y, fits[0].data.design.y):
@@ -104,12 +108,15 @@ def _of_grouped(fits: "Sequence[MixedFit]") -> list[dict[str, object]]:
             )
     known = dict.fromkeys(name for fit in fits for name in fit.point_estimates.index)
     order = sorted(known, key=lambda name: (not name.startswith("b_"), name == "sigma"))
-    others = ("formula", "n_parameters", "loglik", "criterion", "aic", "bic", "n_iter", "converged")
+    numbers = ("n_parameters", "loglik", "criterion", "elbo", "log_evidence", "aic", "bic", "n_iter")
+    values = {name: [getattr(fit, name, None) for fit in fits] for name in numbers}
+    some = {name: each for name, each in values.items() if any(value is not None for value in each)}
     return [
         dict(zip(order, fit.point_estimates.reindex(order), strict=True))
-        | {name: getattr(fit, name) for name in others}
-        | {"status": fit.status.value, "seconds": fit.seconds}
-        for fit in fits
+        | {"formula": fit.formula}
+        | {name: np.nan if each[i] is None else each[i] for name, each in some.items()}
+        | {"converged": fit.converged, "status": fit.status.value, "seconds": fit.seconds}
+        for i, fit in enumerate(fits)
     ]
 
 
@@ -118,14 +125,17 @@ def _of_wide(fits: Sequence[Fit]) -> list[dict[str, object]]:
     sizes = {(fit.n, fit.p, fit.covariate_names) for fit in fits}
     if len(sizes) > 1:
         raise ValueError(f"fits are of different data: (n, p, covariates) = {sorted(map(str, sizes))}.")
-    return [_column(fit, fits[0]) for fit in fits]
+    bayesian = any(fit.theta is not None for fit in fits)
+    return [_column(fit, fits[0], bayesian) for fit in fits]
 
 
-def _column(fit: Fit, first: Fit) -> dict[str, object]:
+def _column(fit: Fit, first: Fit, bayesian: bool) -> dict[str, object]:
     rows: dict[str, object] = {"intercept": np.nan if fit.intercept is None else fit.intercept}
     rows |= {f"omega[{name}]": value for name, value in zip(fit.covariate_names, fit.omega, strict=True)}
     rows |= {name: getattr(fit, name) for name in ("sigma2_beta", "sigma2_e", "pve", "loglik", "criterion")}
     rows |= {"elbo": np.nan if fit.elbo is None else fit.elbo, "gap": np.nan if fit.gap is None else fit.gap}
+    if bayesian:
+        rows["log_evidence"] = np.nan if fit.log_evidence is None else fit.log_evidence
     rows |= beta_comparison(fit, first)
     rows |= {"n_iter": fit.n_iter, "converged": fit.converged, "status": fit.status.value, "seconds": fit.seconds}
     return rows

@@ -21,6 +21,7 @@ from .marginal import Marginal
 from .result import Array
 
 WIDEST, NARROWEST = 0.88, 0.05  # spacings in standard deviations; a normal density is exact to 1e-9 at the first
+MOST_STARTS = 5
 LogDensity = Callable[[Array], object]
 Functions = Callable[[Array], Array]
 
@@ -76,30 +77,12 @@ def integrate(
         raise ValueError(f"start has shape {np.shape(start)}: give one to four finite coordinates, or rows of them.")
     density = _Density(log_density, vectorised)
     functions = (lambda x: x) if of is None else of
-    modes = [_mode(density, point) for point in points]
-    center = max(modes, key=lambda mode: mode[1])[0]
-    L = _whitening(density, center)
-    reach = _Reach(functions, center, L)
-    cut = 5.0 - np.log(tol)
-    coordinates = _tails(density, Coordinates(center, L, np.zeros(k)), reach, cut)
-
-    def in_z(z: Array) -> Array:
-        return density(coordinates.x(z)) + coordinates.log_jacobian(z)
-
-    def reach_in_z(z: Array) -> Array:
-        return reach(coordinates.x(z))
-
-    h = np.array([_spacing(in_z, axis, k, cut, tol) for axis in range(k)])
-    seeds = np.rint(
-        coordinates.flattened(np.array([mode - center for mode, _ in modes]) @ np.linalg.inv(L).T) / h
-    ).astype(np.int64)
-    try:
-        lattice = Lattice(in_z, reach_in_z, h, seeds, cut, max_evaluations)
-    except TooManyError:
-        raise IntegrationError(
-            f"The density is not negligible at the edge of {max_evaluations} evaluations: it is improper, or its tails are "
-            "too heavy for the moments asked for. Check the priors, or raise max_evaluations."
-        ) from None
+    for _ in range(MOST_STARTS):
+        lattice, coordinates = _first(density, points, functions, tol, max_evaluations)
+        found = coordinates.x(lattice.z[[(lattice.value - coordinates.log_jacobian(lattice.z)).argmax()]])
+        if density(found)[0] < density.one(coordinates.center) + 0.5:
+            break
+        points = np.vstack([found, points[1:]])  # the search for the mode had stopped on its way
     error = _refine(lattice, coordinates, functions, tol, max_evaluations)
     if error > tol:
         warnings.warn(
@@ -117,11 +100,40 @@ def integrate(
         error=error,
         converged=error <= tol,
         evaluations=density.count,
-        mode=center,
+        mode=coordinates.center,
         coordinates=coordinates,
         lattice=lattice,
         density=density,
     )
+
+
+def _first(
+    density: "_Density", points: Array, functions: Functions, tol: float, max_evaluations: int
+) -> tuple[Lattice, Coordinates]:
+    """The lattice before any refinement, in the coordinates that the mode next to `points` asks for."""
+    k = points.shape[1]
+    modes = [_mode(density, point) for point in points]
+    center = max(modes, key=lambda mode: mode[1])[0]
+    scale, T = _whitening(density, center)
+    reach = _Reach(functions, center, scale[:, None] * T)
+    cut = 5.0 - np.log(tol)
+    coordinates = _tails(density, Coordinates(center, scale, T, np.zeros(k)), reach, cut)
+
+    def in_z(z: Array) -> Array:
+        return density(coordinates.x(z)) + coordinates.log_jacobian(z)
+
+    def reach_in_z(z: Array) -> Array:
+        return reach(coordinates.x(z))
+
+    h = np.array([_spacing(in_z, axis, k, cut, tol) for axis in range(k)])
+    seeds = np.rint(coordinates.z(np.array([mode for mode, _ in modes])) / h).astype(np.int64)
+    try:
+        return Lattice(in_z, reach_in_z, h, seeds, cut, max_evaluations), coordinates
+    except TooManyError:
+        raise IntegrationError(
+            f"The density is not negligible at the edge of {max_evaluations} evaluations: it is improper, or its tails are "
+            "too heavy for the moments asked for. Check the priors, or raise max_evaluations."
+        ) from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,15 +188,23 @@ class Grid:
         off = self.nodes - self.mean
         return (self.weights[:, None] * off).T @ off
 
-    def marginal(self, direction: int | ArrayLike) -> Marginal:
-        """Posterior distribution of a coordinate (its number), or of any linear combination (its coefficients (k,)).
+    def marginal(self, j: int, plus: Functions | None = None) -> Marginal:
+        """Posterior distribution of coordinate j or, of two coordinates, of the second plus a function of the first.
 
-        No evaluation of the density: see `fastlmm_vi.marginal`.
+        No evaluation of the density (see `fastlmm_vi.marginal`).
+
+        Parameters
+        ----------
+        j : int
+        plus : callable (m,) -> (m,), optional
+            Function of the first of two coordinates; with j = 1 only.
         """
         k = self.mode.size
-        a = np.eye(k)[direction] if isinstance(direction, int) else np.asarray(direction, dtype=np.float64)
-        center, spread = float(a @ self.mean), float(np.sqrt(a @ self.covariance @ a))
-        return marginal.of(self.lattice, self.coordinates, a, center, spread)
+        if not 0 <= j < k or (plus is not None and (j, k) != (1, 2)):
+            raise ValueError(f"j={j} must be 0 … {k - 1}, and plus goes with the second of two coordinates.")
+        if plus is None:
+            return marginal.of(self.lattice, self.coordinates, j)
+        return marginal.of_sum(self.lattice, self.coordinates, plus)
 
     def sample(self, rng: np.random.Generator, size: int) -> Array:
         """Draw from the density, (size, k): rejection from its piecewise linear interpolation.
@@ -263,23 +283,41 @@ class _Reach:
 
 
 def _mode(density: _Density, start: Array) -> tuple[Array, float]:
-    """The maximum next to `start`, and its height."""
-    height = density.one(start)
+    """The maximum next to `start`, and its height; the search begins anew, in new units, while it gets higher."""
+    at, height = start, density.one(start)
     if height == -np.inf:
         raise ValueError(f"The density is 0 at start={start}: start where it is not.")
+    for _ in range(20):
+        unit = _units(density, at, height)
 
-    def depth(x: Array) -> float:
-        return -max(density.one(x), height - 1e8)
+        def depth(steps: Array, at: Array = at, unit: Array = unit, height: float = height) -> float:
+            return -max(density.one(at + unit * steps), height - 1e8)
 
-    found: Any = scipy.optimize.minimize(depth, start, method="BFGS")
-    return (found.x, -found.fun) if -found.fun > height else (start, height)
+        found: Any = scipy.optimize.minimize(depth, np.zeros(at.size), method="BFGS")
+        rise = -found.fun - height
+        if rise > 0.0:
+            at, height = at + unit * found.x, -found.fun
+        if rise < 0.1:
+            break
+    return at, height
 
 
-def _whitening(density: _Density, center: Array) -> Array:
-    """L = D R^½: D the standard deviations, R the correlations that the curvature at the mode tells, by differences.
+def _units(density: _Density, at: Array, height: float) -> Array:
+    """Steps along the coordinates that change the log density by about 1."""
+    unit = np.ones(at.size)
+    for j in range(at.size):
+        for _ in range(25):
+            change = abs(density.one(at + unit[j] * np.eye(at.size)[j]) - height)
+            if 0.01 < change < 10.0:
+                break
+            unit[j] *= 10.0 if change <= 0.01 else 0.1
+        else:
+            unit[j] = 1.0
+    return unit
 
-    The symmetric root keeps axes as close to the coordinates as can be: tails go along those.
-    """
+
+def _whitening(density: _Density, center: Array) -> tuple[Array, Array]:
+    """Standard deviations, and the Cholesky factor of the correlations, that the curvature at the mode tells."""
     k = center.size
     top = density.one(center)
     step = np.ones(k)
@@ -287,12 +325,14 @@ def _whitening(density: _Density, center: Array) -> Array:
     E = np.eye(k)
     for j in range(k):
         # A step that halves the density or so, whatever the units.
+        short, long = 0.0, np.inf
         for _ in range(60):
             fall = top - density(center + np.array([[step[j]], [-step[j]]]) * E[j])
             drop[j] = 0.5 * fall.sum()
             if 0.05 < drop[j] < 2.0:
                 break
-            step[j] *= np.clip(np.sqrt(0.5 / max(drop[j], 1e-300)), 0.1, 10.0) if np.isfinite(drop[j]) else 0.1
+            short, long = (step[j], long) if drop[j] <= 0.05 else (short, step[j])
+            step[j] = np.sqrt(short * long) if short > 0.0 and long < np.inf else step[j] * (10.0 if short else 0.1)
         else:
             raise IntegrationError(
                 f"The density does not fall off along coordinate {j} around {center}: it is improper, or not smooth there."
@@ -307,33 +347,32 @@ def _whitening(density: _Density, center: Array) -> Array:
         H = np.diag(H.diagonal())
     covariance = np.linalg.inv(H) * np.outer(step, step)
     sd = np.sqrt(covariance.diagonal())
-    values, vectors = np.linalg.eigh(covariance / np.outer(sd, sd))
-    return sd[:, None] * (vectors * np.sqrt(values)) @ vectors.T
+    return sd, np.linalg.cholesky(covariance / np.outer(sd, sd))
 
 
 def _tails(density: _Density, coordinates: Coordinates, reach: _Reach, cut: float) -> Coordinates:
-    """The coordinates with a_i > 0 where the density reaches further along an axis than a normal one would."""
-    k = coordinates.center.size
+    """The coordinates with a_j > 0 where the density reaches further along one than a normal density would."""
+    center, scale = coordinates.center, coordinates.scale
     normal = np.sqrt(2.0 * cut)
-    top = density.one(coordinates.center)
-    tails = np.zeros(k)
-    for axis in range(k):
+    top = density.one(center)
+    tails = np.zeros(center.size)
+    for j in range(center.size):
         far = normal
         for sign in (-1.0, 1.0):
             while True:
-                x = coordinates.x(sign * far * np.eye(k)[axis : axis + 1])
+                x = center + sign * far * scale * np.eye(center.size)[j : j + 1]
                 if not np.isfinite(x).all() or far > 1e12 * normal:
                     raise IntegrationError(
-                        f"The density does not decay along {sign * coordinates.L[:, axis]} from {coordinates.center}: it is "
-                        "improper, or its tails are too heavy for the moments asked for. Check the priors."
+                        f"The density does not decay as coordinate {j} goes to {'-' if sign < 0 else ''}∞ from {center}: it "
+                        "is improper, or its tails are too heavy for the moments asked for. Check the priors."
                     )
                 if density(x)[0] + reach(x)[0] < top - cut:
                     break
                 far *= 1.5
         if far > 1.5 * normal:
             wanted = 1.25 * normal
-            tails[axis] = scipy.optimize.brentq(lambda a, r=far, w=wanted: np.arcsinh(a * r) / a - w, 1e-6, 1e3)
-    return Coordinates(coordinates.center, coordinates.L, tails)
+            tails[j] = scipy.optimize.brentq(lambda a, r=far, w=wanted: np.arcsinh(a * r) / a - w, 1e-6, 1e3)
+    return Coordinates(center, scale, coordinates.T, tails)
 
 
 def _spacing(in_z: Functions, axis: int, k: int, cut: float, tol: float) -> float:
@@ -374,7 +413,7 @@ def _refine(lattice: Lattice, coordinates: Coordinates, functions: Functions, to
             break
         now = _integrals(lattice, coordinates, functions)
         (z0, m0, s0), (z1, m1, s1) = before, now
-        unit = np.where(s1 > 0.0, s1, 1.0)
+        unit = np.where(s1 > 1e-10 * np.abs(m1), s1, np.inf)  # constants have a spread of rounding
         change = max(abs(z1 - z0), *np.abs((m1 - m0) / unit), *np.abs((s1 - s0) / unit))
         error = max(float(change), lattice.edge)
         before = now

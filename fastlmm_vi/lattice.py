@@ -1,6 +1,7 @@
 """The nodes of the quadrature: a lattice in whitened coordinates, grown outwards from the mode until nothing is left.
 
-x = centre + L g(z), g_i(z) = sinh(a_i z_i) / a_i: L whitens the density around its mode, a_i > 0 draws in heavy tails.
+x_j = centre_j + scale_j sinh(a_j u_j) / a_j, u = T z: a_j > 0 draws in heavy tails, which go along the coordinates (a
+standard deviation near 0 whatever the others are), and T whitens the density around its mode.
 """
 
 from collections.abc import Callable
@@ -22,44 +23,39 @@ class Coordinates:
 
     Attributes
     ----------
-    center : ndarray (k,)
-    L : ndarray (k, k)
-        With L Lᵀ about the covariance.
+    center, scale : ndarray (k,)
+        Mode, and about the standard deviations.
+    T : ndarray (k, k)
+        Lower triangular, with T Tᵀ about the correlations: the last axis moves the last coordinate alone.
     tails : ndarray (k,)
-        a_i; 0 leaves an axis as it is.
+        a_j; 0 leaves a coordinate as it is.
     """
 
     center: Array
-    L: Array
+    scale: Array
+    T: Array
     tails: Array
-
-    def stretched(self, z: Array) -> Array:
-        """g(z) of every row of z (m, k)."""
-        g = z.copy()
-        for axis in np.flatnonzero(self.tails):
-            g[:, axis] = sinh(z[:, axis], self.tails[axis])
-        return g
-
-    def flattened(self, g: Array) -> Array:
-        """The z of every row of g (m, k)."""
-        z = g.copy()
-        for axis in np.flatnonzero(self.tails):
-            z[:, axis] = arcsinh(g[:, axis], self.tails[axis])
-        return z
 
     def x(self, z: Array) -> Array:
         """The x of every row of z (m, k)."""
-        return self.center + self.stretched(z) @ self.L.T
+        u = z @ self.T.T
+        return self.center + self.scale * np.column_stack([sinh(u[:, j], a) for j, a in enumerate(self.tails)])
+
+    def z(self, x: Array) -> Array:
+        """The z of every row of x (m, k)."""
+        g = (x - self.center) / self.scale
+        u = np.column_stack([arcsinh(g[:, j], a) for j, a in enumerate(self.tails)])
+        return u @ np.linalg.inv(self.T).T
 
     def log_jacobian(self, z: Array) -> Array:
         """log|dx/dz| of every row of z (m, k)."""
-        bend = np.abs(self.tails * z)
+        bend = np.abs(self.tails * (z @ self.T.T))
         log_cosh = bend + np.log1p(np.exp(-2.0 * bend)) - np.log(2.0)
-        return log_cosh.sum(axis=1) + float(np.linalg.slogdet(self.L)[1])
+        return log_cosh.sum(axis=1) + float(np.log(self.scale).sum() + np.linalg.slogdet(self.T)[1])
 
 
 def sinh(z: Array, a: float) -> Array:
-    """g(z) along one axis; infinite where it overflows."""
+    """sinh(a z) / a, infinite where it overflows; z where a = 0."""
     if a == 0.0:
         return z
     with np.errstate(over="ignore"):
@@ -166,10 +162,12 @@ class Lattice:
     def _flood(self, seeds: Indices, stride: int) -> None:
         known = np.sort(codes(self.index))
         frontier = seeds
-        while len(frontier):
+        while True:
             new, first = np.unique(codes(frontier), return_index=True)
             fresh = ~np.isin(new, known, assume_unique=True)
             frontier = frontier[first[fresh]]
+            if not len(frontier):
+                break
             if len(self.index) + len(frontier) > self._most or np.abs(frontier).max(initial=0) >= 2 ** (BITS - 2):
                 raise TooManyError
             known = np.sort(np.concatenate([known, new[fresh]]))

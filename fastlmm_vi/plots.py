@@ -11,6 +11,8 @@ from .comparison import as_fit, default_names
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+PARAMETERS = {"sigma2_beta": "$\\sigma^2_\\beta$", "sigma2_e": "$\\sigma^2_e$", "pve": "PVE"}
+
 
 def plot_trace(*fits: object, names: list[str] | None = None, optimum: float | None = None, ax: Any = None) -> "Axes":
     """Log-likelihood (solid) and ELBO (dashed) against iteration, the gap between them shaded.
@@ -65,8 +67,8 @@ def plot_gap(*fits: object, names: list[str] | None = None, ax: Any = None) -> "
     ax = new_axes(ax)
     tables = []
     for color, (name, fit) in zip(_colors(), _named(fits, names), strict=False):
-        if fit.elbo is None:
-            raise ValueError(f"{name} has no ELBO: only variational fits have a gap.")
+        if fit.gap is None:
+            raise ValueError(f"{name} has no ELBO of the log-likelihood: only variational fits of WideLMM have a gap.")
         table = fit.trace.to_frame()[["iteration", "gap"]].assign(fit=name)
         tables.append(table[["fit", "iteration", "gap"]])
         ax.plot(table["iteration"] + 1, table["gap"], color=color, label=name, marker=_marker(table))
@@ -183,6 +185,47 @@ def plot_variances(fit_a: object, fit_b: object, names: list[str] | None = None,
     ax.set_ylabel("features")
     ax.legend(frameon=False, fontsize="small")
     return with_data(ax, pd.DataFrame({"ratio": ratio}))
+
+
+def plot_marginals(
+    *fits: object, parameter: str = "sigma2_beta", names: list[str] | None = None, ax: Any = None
+) -> "Axes":
+    """Posterior densities of a variance or of PVE, q against the exact one; fits without a posterior as lines.
+
+    Parameters
+    ----------
+    *fits : Fit or fitted estimator
+        Of `BayesWideLMM`, where `parameter` has a density, or `WideLMM`, drawn at the estimate.
+    parameter : {"sigma2_beta", "sigma2_e", "pve"}, default "sigma2_beta"
+    names : list of str, optional
+    ax : matplotlib Axes, optional
+    """
+    if parameter not in PARAMETERS:
+        raise ValueError(f"parameter={parameter!r} is not known: choose {', '.join(map(repr, PARAMETERS))}.")
+    ax = new_axes(ax)
+    tables, ends, heights = [], [], []
+    for color, (name, fit) in zip(_colors(), _named(fits, names), strict=False):
+        density = None if fit.theta is None else fit.theta.densities.get(parameter)
+        if density is None:
+            x, height = np.array([getattr(fit, parameter)]), np.array([np.nan])
+            ax.axvline(x[0], color=color, ls="--", lw=1.0, label=name)
+            ends.append((x[0], x[0]))
+        else:
+            x, height = density.x, density.density
+            inside = (density.cdf > 5e-4) & (density.cdf < 1.0 - 5e-4)  # at 0 a density of σ² may have no bound
+            ax.plot(x[inside], height[inside], color=color, label=name)
+            ends.append(tuple(fit.theta.quantile(parameter, [0.001, 0.999])))
+            heights.append(height[(density.cdf > 0.01) & (density.cdf < 0.99)].max())
+        tables.append(pd.DataFrame({"fit": name, "parameter": parameter, "x": x, "density": height}))
+    lo, hi = min(end for end, _ in ends), max(end for _, end in ends)
+    if hi > lo:
+        ax.set_xlim(lo - 0.03 * (hi - lo), hi + 0.03 * (hi - lo))
+    if heights:
+        ax.set_ylim(0.0, 1.1 * max(heights))
+    ax.set_xlabel(PARAMETERS[parameter])
+    ax.set_ylabel("posterior density")
+    ax.legend(frameon=False, fontsize="small")
+    return with_data(ax, pd.concat(tables, ignore_index=True))
 
 
 def _named(fits: tuple[object, ...], names: list[str] | None) -> list[tuple[str, Any]]:

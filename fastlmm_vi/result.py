@@ -6,11 +6,12 @@ from dataclasses import dataclass, fields
 from enum import Enum
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from scipy.interpolate import PchipInterpolator
 
 from . import summary
 
@@ -27,6 +28,7 @@ class Status(Enum):
     SHRUNK = "shrunk"
     SHRUNK_TO_ZERO = "shrunk_to_zero"
     SINGULAR = "singular"
+    ELBO_FELL = "elbo_fell"
     NOT_CONVERGED = "not_converged"
     HEAVY_WEIGHTS = "heavy_weights"
     DIVERGENT = "divergent"
@@ -69,6 +71,10 @@ _ADVICE = {
         "Boundary (singular fit): the criterion is highest where a variance of random effects is exactly 0 or a correlation "
         "exactly ±1; the data hold no sign of that part of the model, and a simpler term would fit as well."
     ),
+    Status.ELBO_FELL: (
+        "Not converged: the ELBO fell at an update that can only raise it, so that rounding has the upper hand. Give the "
+        "data in other units, or drop a term that explains next to everything."
+    ),
     Status.NOT_CONVERGED: "Not converged: stopped before the optimum. Raise max_iter.",
     Status.HEAVY_WEIGHTS: (
         "Not reliable: a few importance weights (Pareto k̂ above its threshold) carry the result; the posterior is not near "
@@ -86,7 +92,14 @@ _ADVICE = {
     ),
     Status.INTERRUPTED: "Stopped by the user: the draws made so far.",
 }
-_UNFINISHED = {Status.NOT_CONVERGED, Status.HEAVY_WEIGHTS, Status.DIVERGENT, Status.NOT_MIXED, Status.INTERRUPTED}
+_UNFINISHED = {
+    Status.ELBO_FELL,
+    Status.NOT_CONVERGED,
+    Status.HEAVY_WEIGHTS,
+    Status.DIVERGENT,
+    Status.NOT_MIXED,
+    Status.INTERRUPTED,
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,6 +129,43 @@ class Trace:
         """Tidy table: iteration, loglik, elbo, gap, sigma2_beta, sigma2_e, max_change, seconds."""
         names = ["loglik", "elbo", "gap", "sigma2_beta", "sigma2_e", "max_change", "seconds"]
         return pd.DataFrame({"iteration": np.arange(self.loglik.size), **{k: getattr(self, k) for k in names}})
+
+
+class Density(NamedTuple):
+    """Posterior density and distribution function of one parameter, at points x (m,) dense enough to be drawn."""
+
+    x: Array
+    density: Array
+    cdf: Array
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Theta:
+    """The posterior of σ²_β, σ²_e and PVE, exact or variational.
+
+    Attributes
+    ----------
+    table : DataFrame
+        Indexed by `sigma2_beta`, `sigma2_e`, `pve`; columns `mean, sd, q05, q50, q95`.
+    densities : mapping from these names to Density
+        Without those whose value is fixed.
+    """
+
+    table: pd.DataFrame
+    densities: Mapping[str, Density]
+
+    def quantile(self, parameter: str, q: ArrayLike) -> Array:
+        """Values below which the parameter is with probability q (any shape, between 0 and 1)."""
+        if parameter not in self.table.index:
+            raise ValueError(f"parameter={parameter!r} is not known: choose {', '.join(map(repr, self.table.index))}.")
+        wanted = np.asarray(q, dtype=np.float64)
+        if not ((wanted > 0.0) & (wanted < 1.0)).all():
+            raise ValueError(f"q={q!r} must lie between 0 and 1.")
+        if parameter not in self.densities:
+            return np.full(wanted.shape, self.table.loc[parameter, "mean"])[()]
+        x, _, cdf = self.densities[parameter]
+        levels, first = np.unique(np.round(cdf, 12), return_index=True)  # differences below are rounding
+        return np.asarray(PchipInterpolator(levels, x[first])(wanted))[()]
 
 
 class Posterior(Protocol):
@@ -187,9 +237,12 @@ class Fit:
     status, notes
         How the fit ended, and what else the user must know.
     modes : tuple of (sigma2_beta, sigma2_e, criterion)
-        Every local maximum found by the scan, the returned one first.
+        Every local maximum found by the scan, the returned one first; of a Bayesian fit by quadrature the posterior's mode.
     trace, n_iter, timings, threads
-        The iterates, their number, seconds by stage, BLAS threads used.
+        The iterates, their number (by quadrature that of evaluated densities), seconds by stage, BLAS threads used.
+    theta, log_evidence, priors : Theta, float, tuple of (parameter, prior)
+        Of Bayesian fits: the posterior of the variances and PVE, the log evidence (None by mean field: see `elbo`), and the
+        priors in words. Estimates are then posterior means, and standard errors posterior standard deviations.
     """
 
     method: str
@@ -224,16 +277,19 @@ class Fit:
     standardized: bool
     covariate_names: tuple[str, ...]
     feature_names: tuple[str, ...] | None
+    theta: Theta | None = None
+    log_evidence: float | None = None
+    priors: tuple[tuple[str, str], ...] = ()
 
     @property
     def converged(self) -> bool:
-        """True unless the status is NOT_CONVERGED."""
+        """True at an optimum; False where the status says that the method stopped before."""
         return self.status.converged
 
     @property
     def gap(self) -> float | None:
-        """Log-likelihood − ELBO, or None where there is no ELBO."""
-        return None if self.elbo is None else self.loglik - self.elbo
+        """Log-likelihood − ELBO, or None where there is no ELBO, or it is one of the evidence (Bayesian fits)."""
+        return None if self.elbo is None or self.theta is not None else self.loglik - self.elbo
 
     @property
     def seconds(self) -> float:
@@ -287,9 +343,13 @@ class Fit:
         Var(β_j) is computed if it was not yet. Correlations between effects are not kept, so a fit read back
         predicts means, not standard deviations.
         """
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in {"posterior", "trace", "status"}}
+        apart = {"posterior", "trace", "status", "theta"}
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
         arrays = {k: plain.pop(k) for k in ("omega", "omega_se", "omega_cov")}
-        header = json.dumps({**plain, "timings": dict(self.timings), "status": self.status.value})
+        theta = None if self.theta is None else self.theta.table.to_dict("split")
+        densities = {} if self.theta is None else self.theta.densities
+        arrays |= {f"density_{name}": np.array(density) for name, density in densities.items()}
+        header = json.dumps({**plain, "timings": dict(self.timings), "status": self.status.value, "theta": theta})
         trace = {f"trace_{f.name}": getattr(self.trace, f.name) for f in fields(Trace)}
         path = Path(path)
         with path.open("wb") as file:
@@ -304,6 +364,11 @@ def read_fit(path: str | Path) -> Fit:
         trace = Trace(**{f.name: archive[f"trace_{f.name}"] for f in fields(Trace)})
         posterior = Stored(mean=archive["beta_mean"], var=archive["beta_var"])
         arrays = {k: archive[k] for k in ("omega", "omega_se", "omega_cov")}
+        densities = {k.removeprefix("density_"): Density(*archive[k]) for k in archive if k.startswith("density_")}
+    if header.get("theta") is not None:
+        table = pd.DataFrame(**header["theta"]).rename_axis("parameter")
+        header["theta"] = Theta(table=table, densities=densities)
+    header["priors"] = tuple(tuple(prior) for prior in header.get("priors", ()))
     for name in ("notes", "covariate_names", "feature_names"):
         header[name] = None if header[name] is None else tuple(header[name])
     header["modes"] = tuple(tuple(mode) for mode in header["modes"])

@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm
 
 from . import __version__
 from .comparison import beta_comparison, compare
 from .compilation import warmup
 from .datasets import XYZ
-from .errors import DataError, UnboundedLikelihoodError
+from .errors import DataError, IntegrationError, UnboundedLikelihoodError
 from .result import Fit
+from .wide.bayes_estimator import BayesWideLMM
 from .wide.estimator import WideLMM
 from .wide.spectrum import Spectrum
 
@@ -31,7 +33,21 @@ EXTRA: Mapping[str, Mapping[str, Any]] = {
     "mfvi_plain": {"method": "mfvi", "solver": "collapsed", "accelerate": False},
     "mfvi_loglik": {"method": "mfvi", "theta_by": "loglik", "solver": "sweep"},
 }
-
+BAYES: Mapping[str, Mapping[str, Any]] = {
+    "mfvi_posterior": {"engine": "mfvi"},
+    "quadrature": {"engine": "quadrature"},
+}
+# The columns of the table of all methods, and where each way of coming by θ stands in it.
+LENSES = {
+    "em": "EM",
+    "newton": "ML",
+    "reml": "REML",
+    "mfvi": "MFVI, θ by ELBO",
+    "mfvi_loglik": "MFVI, θ by log-lik.",
+    "mfvi_posterior": "MFVI, θ by posterior",
+    "quadrature": "quadrature",
+}
+INTERVAL = 0.9  # of the variances in that table
 
 ROWS = {
     "beta_mean_correlation": "correlation of the means",
@@ -42,12 +58,16 @@ ROWS = {
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """All fits of one data set: `fits` is the literal model (Z as given, no intercept), `fits_intercept` adds one."""
+    """All fits of one data set: `fits` is the literal model (Z as given, no intercept), `fits_intercept` adds one.
+
+    `extra` and `bayes` are of the literal model too, the latter with weakly informative priors.
+    """
 
     data: XYZ
     fits: Mapping[str, Fit]
     fits_intercept: Mapping[str, Fit]
     extra: Mapping[str, Fit]
+    bayes: Mapping[str, Fit]
     failed: Mapping[str, Mapping[str, str]]  # by block: fits that do not exist, and why
     spectrum_seconds: float
 
@@ -59,9 +79,10 @@ class Study:
             "spectrum_seconds": self.spectrum_seconds,
             "fits": {name: estimates(fit) for name, fit in self.fits.items()},
             "fits_intercept": {name: estimates(fit) for name, fit in self.fits_intercept.items()},
-            **{name: estimates(fit) for name, fit in self.extra.items()},
+            **{name: estimates(fit) for name, fit in {**self.extra, **self.bayes}.items()},
             "comparison": self.comparison(),
             "table": self.table(),
+            "methods": {name: {row: _null(v) for row, v in column.items()} for name, column in self.methods().items()},
             "paths": {name: path(fit) for name, fit in {**self.fits, **self.extra}.items() if fit.n_iter > 1},
             "em_stopped": self.em_stopped(),
             "effects": {name: effects(fit, self.data.X_names) for name, fit in self.fits.items()},
@@ -87,6 +108,16 @@ class Study:
         frame = compare(*(fits[name] for name in order), names=order)
         frame = frame.loc[[row for row in frame.index if not row.startswith("omega[")]]
         return {name: {str(row): _null(value) for row, value in frame[name].items()} for name in order}
+
+    def methods(self) -> dict[str, dict[str, float]]:
+        """Return θ by every method of the literal model, with intervals, and its posterior of β against the exact one.
+
+        Intervals of 90 %: of the posterior where θ has one, else estimate ± 1.645 standard errors; NaN where there are none.
+        `beta_*` compare with quadrature, whose posterior averages over θ.
+        """
+        fits = {**self.fits, **self.extra, **self.bayes}
+        exact = self.bayes.get("quadrature")
+        return {name: _lens(fits[name], exact) for name in LENSES if name in fits}
 
     def em_stopped(self) -> dict[str, dict[str, Any]]:
         """Return where EM would have ended by the usual rule, log-likelihood gained less than a tolerance in one step."""
@@ -119,14 +150,19 @@ def run(data: XYZ, report: Callable[[str], None] = lambda stage: None) -> Study:
     covariates = pd.DataFrame(data.Z, columns=list(data.Z_names)) if data.Z_names else None
     failed: dict[str, dict[str, str]] = {}
 
-    def fit_all(block: str, methods: Mapping[str, Mapping[str, Any]], intercept: bool) -> dict[str, Fit]:
+    def fit_all(
+        block: str,
+        methods: Mapping[str, Mapping[str, Any]],
+        intercept: bool,
+        kind: type[WideLMM] | type[BayesWideLMM] = WideLMM,
+    ) -> dict[str, Fit]:
         fits = {}
         for name, options in methods.items():
             report(f"{name} ({block})")
-            model = WideLMM(**options, fit_intercept=intercept)
+            model = kind(**options, fit_intercept=intercept)
             try:
                 fits[name] = model.fit(data.X, data.y, covariates, spectrum=spectrum).fit_
-            except (UnboundedLikelihoodError, DataError) as error:
+            except (UnboundedLikelihoodError, IntegrationError, DataError) as error:
                 failed.setdefault(block, {})[name] = str(error)
         return fits
 
@@ -135,6 +171,7 @@ def run(data: XYZ, report: Callable[[str], None] = lambda stage: None) -> Study:
         fits=fit_all("fits", METHODS, False),
         fits_intercept=fit_all("fits_intercept", METHODS, True),
         extra=fit_all("extra", EXTRA, False),
+        bayes=fit_all("bayes", BAYES, False, BayesWideLMM),
         failed=failed,
         spectrum_seconds=seconds,
     )
@@ -162,7 +199,11 @@ def estimates(fit: Fit) -> dict[str, Any]:
         row[name] = _null(getattr(fit, name))
     for name in ("loglik", "criterion", "elbo", "gap", "n_iter", "converged", "seconds"):
         row[name] = _null(getattr(fit, name))
-    return row | {"status": fit.status.value, "notes": list(fit.notes)}
+    row |= {"status": fit.status.value, "notes": list(fit.notes)}
+    if fit.theta is None:
+        return row
+    theta = {str(name): values.to_dict() for name, values in fit.theta.table.iterrows()}
+    return row | {"log_evidence": fit.log_evidence, "theta": theta, "priors": dict(fit.priors)}
 
 
 def path(fit: Fit) -> list[dict[str, Any]]:
@@ -188,6 +229,8 @@ def tables(study: Study) -> str:
     lines += ["", "y = Zω + Xβ + e, Z as given, no intercept", ""]
     lines.append(_table({**study.fits, **study.extra}))
     lines += ["", "The same with an intercept", "", _table(study.fits_intercept)]
+    lines += ["", "θ by every method (no intercept), 90 % intervals; β against quadrature", "", _methods(study)]
+    lines += ["", "The ELBO bounds the log-likelihood, where θ has a posterior the log evidence."]
     lines += ["", f"Seconds leave out the eigenbasis of X Xᵀ, made once in {study.spectrum_seconds:.3f} s."]
     lines += ["", "Posterior of β: mean field against exact", ""]
     titles = {"same_theta": "both at maximum likelihood's θ", "own_theta": "each at its own θ"}
@@ -195,7 +238,7 @@ def tables(study: Study) -> str:
     frame = frame.rename(index=ROWS).map(lambda value: "—" if value is None or np.isnan(value) else f"{value:.6g}")
     lines.append(frame.to_string() if len(frame) else "not possible: a fit does not exist")
     lines += ["", "How the fits ended"]
-    for name, fit in {**study.fits, **study.extra}.items():
+    for name, fit in {**study.fits, **study.extra, **study.bayes}.items():
         lines += [f"  {name}: {' '.join([fit.status.advice, *fit.notes])}"]
     for block, reasons in study.failed.items():
         lines += [f"  {name} ({block}): no fit. {reason}" for name, reason in reasons.items()]
@@ -212,7 +255,7 @@ def write(study: Study, folder: Path) -> list[Path]:
         name: shown[name] for name in ("em", "newton", "reml", "mfvi", "mfvi_loglik") if name in shown
     }
     paths.append(write_posterior(chosen, study.data.X_names, folder / "posterior.csv"))
-    complete = not study.failed.get("fits") and not study.failed.get("extra")
+    complete = not any(study.failed.get(block) for block in ("fits", "extra", "bayes"))
     return paths + (figures(study, folder) if complete and importlib.util.find_spec("matplotlib") else [])
 
 
@@ -240,7 +283,7 @@ def write_posterior(fits: Mapping[str, Fit], names: tuple[str, ...], path: Path)
 
 
 def figures(study: Study, folder: Path) -> list[Path]:
-    """Draw the study's six pictures as PNG."""
+    """Draw the study's seven pictures as PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -298,6 +341,20 @@ def figures(study: Study, folder: Path) -> list[Path]:
             "Posterior of β, each at its own θ",
             lambda axes: pair(axes, newton, mfvi, [ml, own]),
         ),
+        "posterior_theta": (
+            2,
+            "Posterior of the variances: mean field against quadrature",
+            lambda axes: [
+                plots.plot_marginals(
+                    *study.bayes.values(),
+                    fits["reml"],
+                    names=["mean field", "quadrature", "REML"],
+                    parameter=parameter,
+                    ax=ax,
+                )
+                for parameter, ax in zip(("sigma2_beta", "pve"), axes, strict=True)
+            ],
+        ),
     }
     paths = []
     for name, (panels, title, draw) in drawings.items():
@@ -317,6 +374,40 @@ def _table(fits: Mapping[str, Fit]) -> str:
     frame = frame.loc[[row for row in frame.index if not row.startswith(("omega[", "beta_"))]]
     if np.isnan(frame.loc["intercept"].astype(float)).all():
         frame = frame.drop(index="intercept")
+    return frame.map(lambda v: "—" if isinstance(v, float) and np.isnan(v) else _short(v)).to_string()
+
+
+def _lens(fit: Fit, exact: Fit | None) -> dict[str, float]:
+    """One column of `Study.methods`."""
+    column: dict[str, float] = {}
+    for name in ("sigma2_beta", "sigma2_e", "pve"):
+        value = float(getattr(fit, name))
+        if fit.theta is not None:
+            lower, upper = fit.theta.quantile(name, [0.5 - INTERVAL / 2, 0.5 + INTERVAL / 2])
+        else:
+            half = norm.ppf(0.5 + INTERVAL / 2) * getattr(fit, f"{name}_se")
+            lower, upper = value - half, value + half
+        column |= {name: value, f"{name}_lower": float(lower), f"{name}_upper": float(upper)}
+    nan = float("nan")
+    column |= {"loglik": fit.loglik, "elbo": nan, "log_evidence": nan}
+    if fit.elbo is not None:
+        column["elbo"] = fit.elbo
+    if fit.log_evidence is not None:
+        column["log_evidence"] = fit.log_evidence
+    return column | (beta_comparison(fit, exact) if exact is not None else {}) | {"seconds": fit.seconds}
+
+
+def _methods(study: Study) -> str:
+    frame = pd.DataFrame({LENSES[name]: column for name, column in study.methods().items()}).astype(object)
+    if frame.empty:
+        return "no fit exists (the reasons stand below)"
+    for name in ("sigma2_beta", "sigma2_e", "pve"):
+        bounds = zip(frame.loc[f"{name}_lower"], frame.loc[f"{name}_upper"], strict=True)
+        frame.loc[f"{name}_lower"] = pd.Series(
+            ["—" if np.isnan(a) else f"{a:.4g} … {b:.4g}" for a, b in bounds], index=frame.columns
+        )
+    frame = frame.drop(index=[row for row in frame.index if str(row).endswith("_upper")])
+    frame = frame.rename(index={**ROWS, **{f"{name}_lower": "  90 %" for name in ("sigma2_beta", "sigma2_e", "pve")}})
     return frame.map(lambda v: "—" if isinstance(v, float) and np.isnan(v) else _short(v)).to_string()
 
 

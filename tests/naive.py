@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.linalg import inv, slogdet
 from scipy.optimize import brentq, minimize
+from scipy.special import digamma
 
 
 def covariance(X, sb, se):
@@ -520,3 +521,124 @@ def mixture_p(statistic, weights):
         k = len(tails) - 2
         tails.append(tails[k] + x ** (k / 2) * math.exp(-x) / math.gamma(k / 2 + 1))
     return np.dot(weights, tails[: len(weights)])
+
+
+# The Bayesian wide model: ω ~ N(m0, S0), β ~ N(0, σ²_β I), and priors of σ_β and σ_e.
+
+
+def log_variance_prior(density_of_sd, x):
+    """Log density in x = log σ² of a density in σ: dσ = σ/2 dx."""
+    sd = np.exp(x / 2)
+    return np.log(density_of_sd(sd) * sd / 2)
+
+
+def bayes_loglik(y, Z, X, m0, S0, sb, se):
+    """log p(y | σ²_β, σ²_e): N(y; Z m0, Z S0 Zᵀ + V), everything but the variances integrated out."""
+    V = Z @ S0 @ Z.T + covariance(X, sb, se)
+    r = y - Z @ m0
+    return -0.5 * (len(y) * np.log(2 * np.pi) + slogdet(V)[1] + r @ inv(V) @ r)
+
+
+def bayes_loglik_flat(y, Z, X, sb, se):
+    """∫ N(y; Zω, V) dω: REML without its constants left out."""
+    return restricted_loglik(y, Z, X, sb, se)
+
+
+def bayes_effects(y, Z, X, m0, S0, sb, se, W):
+    """Mean and covariance of W (ω, β) given y and the variances, W (k, c + p): conditioning of a joint normal."""
+    A = np.hstack([Z, X])
+    prior_mean = np.concatenate([m0, np.zeros(X.shape[1])])
+    prior = np.zeros((A.shape[1], A.shape[1]))
+    prior[: len(m0), : len(m0)] = S0
+    prior[len(m0) :, len(m0) :] = sb * np.eye(X.shape[1])
+    gain = prior @ A.T @ inv(A @ prior @ A.T + se * np.eye(len(y)))
+    mean = prior_mean + gain @ (y - A @ prior_mean)
+    return W @ mean, W @ (prior - gain @ A @ prior) @ W.T
+
+
+def bayes_average(y, Z, X, m0, S0, nodes, weights, W):
+    """Mean and variances of W (ω, β) with the variances averaged over nodes: means of variances, variances of means."""
+    parts = [bayes_effects(y, Z, X, m0, S0, sb, se, W) for sb, se in nodes]
+    means, variances = np.array([mean for mean, _ in parts]), np.array([np.diag(V) for _, V in parts])
+    mean = weights @ means
+    return mean, weights @ variances + weights @ (means - mean) ** 2
+
+
+def bayes_nodes(log_density, t, highest=40.0):
+    """Nodes (σ²_β, σ²_e), their probabilities and the log of the integral of a density of the two log variances.
+
+    Product trapezoid rule in v = log(σ²_β t / σ²_e), up to `highest`, and s = log(σ²_β t + σ²_e), by rows of v.
+    """
+    v, s = np.arange(-40, highest, 0.3), np.arange(-4, 8, 0.12)
+    nodes = [(np.exp(b - np.logaddexp(0, -a)) / t, np.exp(b - np.logaddexp(0, a))) for a in v for b in s]
+    logs = np.array([log_density(sb, se) for sb, se in nodes]) + np.log(0.3 * 0.12)
+    total = logs.max() + np.log(np.exp(logs - logs.max()).sum())
+    return np.array(nodes), np.exp(logs - total), total
+
+
+def vb_q_beta(y, Z, X, mean_omega, t_beta, t_e):
+    """q(β) given the rest: precision τ_e XᵀX + τ_β I, mean from the residual of E[ω]."""
+    S = inv(t_e * X.T @ X + t_beta * np.eye(X.shape[1]))
+    return t_e * S @ X.T @ (y - Z @ mean_omega), S
+
+
+def vb_q_omega(y, Z, X, mean_beta, t_e, m0, S0):
+    """q(ω) given the rest: precision τ_e ZᵀZ + S0⁻¹."""
+    S = inv(t_e * Z.T @ Z + inv(S0))
+    return S @ (t_e * Z.T @ (y - X @ mean_beta) + inv(S0) @ m0), S
+
+
+def vb_half_squares(y, Z, X, omega, S_omega, beta, S_beta):
+    """½ E‖β‖² and ½ E‖y − Zω − Xβ‖²."""
+    r = y - Z @ omega - X @ beta
+    squares = r @ r + np.trace(Z @ S_omega @ Z.T) + np.trace(X @ S_beta @ X.T)
+    return 0.5 * (beta @ beta + np.trace(S_beta)), 0.5 * squares
+
+
+def vb_scale(log_density_of_sd, number, half_squares):
+    """log ∫ p(σ) (2πσ²)^(−number/2) exp(−S/σ²) dσ and E[1/σ²] under that density, by a fine sum over log σ."""
+    u = np.arange(-30, 30, 1e-4)
+    sd = np.exp(u)
+    logs = log_density_of_sd(sd) - number / 2 * np.log(2 * np.pi * sd**2) - half_squares / sd**2 + u
+    mass = np.exp(logs - logs.max())
+    return logs.max() + np.log(mass.sum() * 1e-4), mass @ sd**-2.0 / mass.sum()
+
+
+def vb_elbo(y, Z, X, m0, S0, omega, S_omega, beta, S_beta, ig_beta, ig_e, q_beta, q_e):
+    """E log p(y, ω, β, σ²_β, σ²_e) − E log q, term by term; `ig_*` are (shape, scale) of the priors, `q_*` of q."""
+    n, p = X.shape
+    half_beta, half_e = vb_half_squares(y, Z, X, omega, S_omega, beta, S_beta)
+
+    def expected_log(shape, scale):  # E log σ² and E 1/σ²
+        return np.log(scale) - digamma(shape), shape / scale
+
+    def log_ig(shape, scale, of_shape, of_scale):  # E log IG(shape, scale) under IG(of_shape, of_scale)
+        log_mean, inverse_mean = expected_log(of_shape, of_scale)
+        return shape * np.log(scale) - math.lgamma(shape) - (shape + 1) * log_mean - scale * inverse_mean
+
+    log_beta, t_beta = expected_log(*q_beta)
+    log_e, t_e = expected_log(*q_e)
+    likelihood = -n / 2 * (np.log(2 * np.pi) + log_e) - t_e * half_e
+    prior_beta = -p / 2 * (np.log(2 * np.pi) + log_beta) - t_beta * half_beta
+    off = omega - m0
+    prior_omega = -0.5 * (slogdet(2 * np.pi * S0)[1] + off @ inv(S0) @ off + np.trace(inv(S0) @ S_omega))
+    variances = log_ig(*ig_beta, *q_beta) + log_ig(*ig_e, *q_e) - log_ig(*q_beta, *q_beta) - log_ig(*q_e, *q_e)
+    entropy = 0.5 * (slogdet(2 * np.pi * np.e * S_omega)[1] + slogdet(2 * np.pi * np.e * S_beta)[1])
+    return likelihood + prior_beta + prior_omega + variances + entropy
+
+
+def vb(y, Z, X, m0, S0, ig_beta, ig_e, iterations):
+    """Coordinate ascent from E[1/σ²] = 2 / var(y), one factor after the other; the ELBO after every round."""
+    n, p = X.shape
+    t_beta = t_e = 2 / y.var()
+    beta, omega = np.zeros(p), m0
+    path = []
+    for _ in range(iterations):
+        omega, S_omega = vb_q_omega(y, Z, X, beta, t_e, m0, S0)
+        beta, S_beta = vb_q_beta(y, Z, X, omega, t_beta, t_e)
+        half_beta, half_e = vb_half_squares(y, Z, X, omega, S_omega, beta, S_beta)
+        q_beta = ig_beta[0] + p / 2, ig_beta[1] + half_beta
+        q_e = ig_e[0] + n / 2, ig_e[1] + half_e
+        t_beta, t_e = q_beta[0] / q_beta[1], q_e[0] / q_e[1]
+        path.append(vb_elbo(y, Z, X, m0, S0, omega, S_omega, beta, S_beta, ig_beta, ig_e, q_beta, q_e))
+    return np.array(path), omega, S_omega, beta, S_beta, q_beta, q_e

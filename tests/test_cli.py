@@ -22,6 +22,7 @@ FILES = {
     "omega.png",
     "posterior_same_theta.png",
     "posterior_own_theta.png",
+    "posterior_theta.png",
 }
 
 
@@ -79,6 +80,33 @@ def test_reproduce_on_the_twin(tmp_path):
     posterior = pd.read_csv(tmp_path / "out" / "posterior.csv")
     assert posterior.shape == (6000, 11)
     derived_entries_follow_from_the_files(result, em, posterior)
+    every_method_stands_in_one_table(result, done.stdout)
+
+
+def every_method_stands_in_one_table(result, printed):
+    """EM, ML, REML, mean field in its three ways and quadrature: each number is that of the fit."""
+    names = ["em", "newton", "reml", "mfvi", "mfvi_loglik", "mfvi_posterior", "quadrature"]
+    table = result["methods"]
+    assert list(table) == names
+    for name in names:
+        fit = result["fits"].get(name) or result[name]
+        for row in ("sigma2_beta", "sigma2_e", "pve", "loglik", "elbo"):
+            assert table[name][row] == fit[row]
+    assert table["quadrature"]["log_evidence"] == result["quadrature"]["log_evidence"]
+    assert table["mfvi_posterior"]["elbo"] < table["quadrature"]["log_evidence"]
+    assert table["mfvi_posterior"]["log_evidence"] is None
+    theta = result["quadrature"]["theta"]["pve"]
+    assert table["quadrature"]["pve_lower"] == pytest.approx(theta["q05"], rel=1e-4)
+    assert table["quadrature"]["pve_upper"] == pytest.approx(theta["q95"], rel=1e-4)
+    reml = result["fits"]["reml"]
+    assert table["reml"]["pve_upper"] == pytest.approx(reml["pve"] + 1.6448536 * reml["pve_se"])
+    assert table["mfvi"]["pve_lower"] is None
+    assert table["quadrature"]["beta_mean_rmse"] == 0.0
+    assert table["reml"]["beta_mean_correlation"] > table["mfvi"]["beta_mean_correlation"]
+    assert result["quadrature"]["priors"]["sigma_e"].startswith("HalfNormal(")
+    for heading in ("EM", "ML", "REML", "θ by ELBO", "θ by log-lik.", "θ by posterior", "quadrature"):
+        assert heading in printed
+    assert f"{theta['q05']:.4g} … {theta['q95']:.4g}" in printed
 
 
 def derived_entries_follow_from_the_files(result, em, posterior):

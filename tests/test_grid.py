@@ -34,9 +34,6 @@ def test_normal(k, most):
         np.testing.assert_allclose(marginal.cdf(exact.ppf(LEVELS)), LEVELS, atol=1e-8)
         np.testing.assert_allclose(marginal.density, exact.pdf(marginal.x), atol=1e-8 / sd[j])
         assert marginal.mass == pytest.approx(1.0, abs=1e-8)
-    a = np.linspace(1.0, -0.5, k)
-    exact = stats.norm(a @ d.mean, np.sqrt(a @ np.atleast_2d(d.cov) @ a))
-    np.testing.assert_allclose(grid.marginal(a).quantile(LEVELS), exact.ppf(LEVELS), atol=1e-7 * exact.std())
 
 
 @pytest.mark.parametrize("scale", [1e-7, 1e7])
@@ -87,6 +84,16 @@ def test_banana():
     assert grid.evaluations < 5000
 
 
+def test_start_on_a_cliff():
+    """Of a variance that is 10⁷ times too small: the search for the mode is stuck, the lattice is not."""
+
+    def log_density(x):
+        return (-3000 * x - np.exp(-np.maximum(x, -300)))[:, 0]
+
+    grid = integrate(log_density, [-25.0], vectorised=True)
+    assert grid.log_evidence == pytest.approx(special.gammaln(3000), rel=1e-10)
+
+
 def test_several_modes():
     def two(x):
         return np.logaddexp(
@@ -114,6 +121,50 @@ def test_functions_that_have_to_converge():
     assert grid.expectation(v) == pytest.approx(1 / 1.2, rel=1e-8)
     assert grid.expectation(v**2) == pytest.approx(1 / (1.2 * 0.2), rel=1e-8)
     assert plain.expectation(np.exp(2 * plain.nodes[:, 0])) != pytest.approx(1 / (1.2 * 0.2), rel=1e-4)
+
+
+@pytest.mark.parametrize("tol", [1e-8, 1e-6, 1e-4])
+def test_two_variances_of_which_each_may_vanish(tol):
+    """Correlated around the mode, with tails along coordinates: lattices rotated in x lost part of the mass in them."""
+    rng = np.random.default_rng(3)
+    d = rng.uniform(0.3, 2.0, 40)
+    y = rng.normal(size=40) * np.sqrt(0.5 * d + 0.5)
+
+    def log_density(b, e):
+        v = np.exp(b)[:, None] * d + np.exp(e)[:, None]
+        return -0.5 * (np.log(v) + y**2 / v).sum(axis=1) + 0.5 * (b + e) - 0.02 * (np.exp(b) + np.exp(e))
+
+    # In share and total of the variances the tails are flat: the product rule is exact there.
+    v, s = (grid.ravel() for grid in np.meshgrid(np.linspace(-80, 80, 641), np.linspace(-3, 4, 141)))
+    values = log_density(s + special.log_expit(v), s + special.log_expit(-v))
+    truth = special.logsumexp(values) + np.log(0.25 * 0.05)
+    grid = integrate(lambda x: log_density(*x.T), [0.0, 0.0], of=np.exp, vectorised=True, tol=tol)
+    assert grid.log_evidence == pytest.approx(truth, abs=tol)
+
+
+def test_second_coordinate_plus_a_function_of_the_first():
+    grid = integrate(banana, [0.5, 0.5], vectorised=True)
+    exact = stats.norm(0, np.sqrt(1 + 0.25))  # x_1 − x_0² + x_0
+    found = grid.marginal(1, lambda x: x - x**2)
+    np.testing.assert_allclose(found.quantile(LEVELS), exact.ppf(LEVELS), atol=1e-4)
+    np.testing.assert_allclose(found.density, exact.pdf(found.x), atol=1e-4)
+    with pytest.raises(ValueError, match=r"j=0 must be 0 … 1, and plus goes with the second of two"):
+        grid.marginal(0, lambda x: x)
+
+
+def test_sums_of_a_far_and_a_near_coordinate():
+    """log σ² = total + share: a wide first coordinate, and lines of a narrow second one that lie far apart."""
+
+    def log_density(x):
+        return 0.3 * x[:, 0] - np.exp(x[:, 0]) + stats.norm.logpdf(x[:, 1], 0, 0.05)
+
+    grid = integrate(log_density, [0.0, 0.0], vectorised=True, tol=1e-6)
+    found = grid.marginal(1, lambda x: x)
+    u, step = np.linspace(-0.4, 0.4, 161, retstep=True)
+    kernel = stats.norm.pdf(u, 0, 0.05) * step
+    for level in LEVELS:
+        end = float(found.quantile(level))
+        assert kernel @ stats.gamma(0.3).cdf(np.exp(end - u)) == pytest.approx(level, abs=1e-5)
 
 
 def test_draws():

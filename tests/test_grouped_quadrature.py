@@ -86,7 +86,7 @@ def test_everything_against_dense_integration(frame, fit):
         assert weights @ below == pytest.approx(p, abs=1e-6)
     marginal = weights.reshape(a.shape).sum(axis=0) / (b[0, 1] - b[0, 0])
     for q in (0.05, 0.5, 0.95):
-        at = np.log(fit.posterior.variance("sigma").quantile(q))
+        at = np.log(fit.posterior.marginals["sigma"].quantile(q))
         spline = scipy.interpolate.CubicSpline(b[0], marginal).antiderivative()
         assert float(spline(at)) == pytest.approx(q, abs=1e-5)
     assert post.names == ["sd_g__Intercept", "sigma"]
@@ -94,29 +94,25 @@ def test_everything_against_dense_integration(frame, fit):
 
 def test_distributions_are_distributions(fit):
     for name in ("sd_g__Intercept", "sigma"):
-        found = fit.posterior.variance(name)
+        found = fit.posterior.marginals[name]
         x = np.linspace(1e-9, float(found.quantile(0.9999)), 20001)
         assert scipy.integrate.simpson(found.pdf(x), x=x) == pytest.approx(0.9999, abs=1e-4)
         assert found.cdf(found.quantile(0.3)) == pytest.approx(0.3, abs=1e-9)
         assert found.cdf(-1.0) == 0.0
-    fixed = fit.posterior.fixed
-    x = np.linspace(-60.0, 60.0, 40001)[:, None] * fixed.sd + fixed.mean
-    np.testing.assert_allclose(scipy.integrate.simpson(fixed.pdf(x), x=x, axis=0), 1.0, atol=1e-5)
-    np.testing.assert_allclose(fixed.cdf(fixed.quantile(0.05)), 0.05, atol=1e-10)
+    for name in ("b_Intercept", "b_x"):
+        found = fit.posterior.marginals[name]
+        x = np.linspace(-60.0, 60.0, 40001) * found.sd + found.mean
+        assert scipy.integrate.simpson(found.pdf(x), x=x) == pytest.approx(1.0, abs=1e-5)
+        assert found.alone.cdf(found.quantile([0.05])) == pytest.approx(0.05, abs=1e-10)
 
 
 def test_draws_agree_with_the_marginals(fit):
-    scales, effects = fit.posterior.draw(np.random.default_rng(0), 2000)
-    table = fit.to_frame()
-    for name, values in {
-        "sigma": [s.sigma for s in scales],
-        "sd_g__Intercept": [s.sd[0][0] for s in scales],
-        "b_x": [beta[1] for beta, _ in effects],
-        "r_g[g0,Intercept]": [random[0][0, 0] for _, random in effects],
-    }.items():
+    draws, table = fit.draws(2000, random_state=0), fit.to_frame()
+    assert list(draws.columns) == list(table.index)
+    for name in ("sigma", "sd_g__Intercept", "b_x", "r_g[g0,Intercept]"):
         row = table.loc[name]
-        assert np.mean(values) == pytest.approx(row["mean"], abs=5 * row["sd"] / np.sqrt(2000))
-        assert np.mean(np.array(values) < row["q05"]) == pytest.approx(0.05, abs=0.025)
+        assert draws[name].mean() == pytest.approx(row["mean"], abs=5 * row["sd"] / np.sqrt(2000))
+        assert (draws[name] < row["q05"]).mean() == pytest.approx(0.05, abs=0.025)
 
 
 def test_rows_in_any_order_and_other_units(frame, fit):

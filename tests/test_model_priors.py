@@ -198,9 +198,9 @@ def test_the_density_of_a_term_integrates_to_one(term):
         L = np.array([[1.0, 0.0], [r, np.sqrt(1 - r * r)]])
         return np.exp(prior.log_density(sd, L)) * sd.prod()
 
-    nodes, weights = np.polynomial.legendre.leggauss(40)
+    nodes, weights = np.polynomial.legendre.leggauss(60)
     log_sd = 7.0 * nodes - 3.0  # sd from e⁻¹⁰ to e⁴
-    of_r, of_r_weights = np.polynomial.chebyshev.chebgauss(16)
+    of_r, of_r_weights = np.polynomial.chebyshev.chebgauss(24)
     total = sum(
         49.0 * wa * wb * wr * np.sqrt(1 - r * r) * density(np.array([a, b]), r)
         for a, wa in zip(log_sd, weights, strict=True)

@@ -150,3 +150,43 @@ def test_pictures(fits):
     zero = fl.WideLMM(reml=True).fit(np.ones((40, 3)), y)
     with pytest.raises(ValueError, match="no ratio"):
         fl.plot_variances(zero, zero)
+
+
+@pytest.fixture(scope="module")
+def bayes():
+    return [fl.BayesWideLMM(engine).fit(X, y, Z[:, 1:]) for engine in ("quadrature", "mfvi")]
+
+
+@pytest.mark.parametrize("parameter", ["sigma2_beta", "sigma2_e", "pve"])
+def test_marginals(bayes, fits, parameter):
+    ax = fl.plot_marginals(*bayes, fits["reml"], parameter=parameter)
+    data = ax.fastlmm_vi_data
+    assert list(data.columns) == ["fit", "parameter", "x", "density"]
+    assert list(dict.fromkeys(data["fit"])) == ["quadrature", "mfvi", "reml"]
+    exact = data[data["fit"] == "quadrature"]
+    inside = bayes[0].fit_.theta.quantile(parameter, [0.05, 0.95])
+    held = exact["x"].between(*inside)
+    assert np.trapezoid(exact["density"][held], exact["x"][held]) == pytest.approx(0.9, abs=0.01)
+    (line,) = data.loc[data["fit"] == "reml", "x"]
+    assert line == getattr(fits["reml"], f"{parameter}_")
+    lo, hi = ax.get_xlim()
+    assert lo < inside[0] < inside[1] < hi
+
+
+def test_marginals_of_points_alone(fits):
+    ax = fl.plot_marginals(fits["newton"], fits["reml"], names=["ML", "REML"])
+    assert ax.fastlmm_vi_data["density"].isna().all()
+    with pytest.raises(ValueError, match="parameter='h2' is not known: choose 'sigma2_beta', 'sigma2_e', 'pve'"):
+        fl.plot_marginals(fits["newton"], parameter="h2")
+
+
+def test_bayesian_fits_beside_others(bayes, fits):
+    table = fl.compare(fits["newton"], *bayes)
+    assert list(table.columns) == ["newton", "quadrature", "mfvi"]
+    assert table.loc["log_evidence", "quadrature"] == bayes[0].log_evidence_
+    assert np.isnan(table.loc["log_evidence", "mfvi"])
+    assert np.isnan(table.loc["gap", "mfvi"])
+    assert "log_evidence" not in fl.compare(fits["newton"]).index
+    assert (fl.plot_omega(fits["newton"], bayes[0]).fastlmm_vi_data["lower"] < 10).all()
+    with pytest.raises(ValueError, match="has no ELBO of the log-likelihood"):
+        fl.plot_gap(bayes[1])

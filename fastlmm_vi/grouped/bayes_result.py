@@ -1,26 +1,92 @@
 """A grouped model with a posterior for everything in it: what every Bayesian method returns."""
 
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import pandas as pd
 
 from ..copied import copied
+from ..errors import ConvergenceWarning
+from ..mixtures import Mixtures
 from ..result import Array, Status
-from . import parameters, quadrature
+from . import parameters, quadrature, reml, starts, variational
 from .cross_products import CrossProducts
+from .draws import Draws
+from .factors import MOST_CORRELATED
+from .fit import GroupedFit
+from .likelihood import Likelihood
+from .marginals import Marginal
 from .model_priors import ModelPriors, resolve
 from .posterior import Posterior
-from .quadrature import Mixtures, Quadrature
+from .starts import Start
 
 QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
+# Factorisations that a method can have, the default first.
+FACTORISATIONS = {"structured-vi": ("joint",), "mfvi": ("group", "factor", "coefficient")}
+METHODS = ("quadrature", *FACTORISATIONS)
+SAID = {
+    "joint": "q(β, b) q(σ) Π q(Σ_l)",
+    "factor": "q(β) Π q(b of a grouping factor) q(σ) Π q(Σ_l)",
+    "group": "q(β) Π q(b of a term) q(σ) Π q(Σ_l)",
+    "coefficient": "q(β) Π q(single b) q(σ) Π q(Σ_l)",
+}
+
+
+class Lens(Protocol):
+    """A posterior, or what stands for it, as every method gives it."""
+
+    @property
+    def marginals(self) -> Mapping[str, Marginal]:
+        """Of every parameter but the random effects, by brms' name."""
+        ...
+
+    @property
+    def random(self) -> Sequence[Mixtures]:
+        """Of the random effects of every term, level by level."""
+        ...
+
+    @property
+    def log_evidence(self) -> float | None:
+        """Log p(y), where the method has it."""
+        ...
+
+    @property
+    def elbo(self) -> float | None:
+        """The evidence lower bound, where the method has one."""
+        ...
+
+    @property
+    def trace(self) -> Array:
+        """The ELBO after every iteration; empty where the method has none."""
+        ...
+
+    @property
+    def starts(self) -> Sequence[Start]:
+        """All that were tried, the best first; empty where there are none."""
+        ...
+
+    @property
+    def n_iter(self) -> int:
+        """Iterations, or evaluations of the density."""
+        ...
+
+    @property
+    def status(self) -> Status:
+        """How the method ended."""
+        ...
+
+    def draw(self, rng: np.random.Generator, size: int) -> Draws:
+        """Draw everything."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class BayesFit:
+class BayesFit(GroupedFit):
     """A grouped linear mixed model with priors: the posterior of its effects and variances.
 
     y = Xβ + Σ_l Z_l b_l + ε, b_l ~ N(0, Σ_l), ε ~ N(0, σ² W⁻¹), with priors on β, σ, and Σ_l.
@@ -28,11 +94,13 @@ class BayesFit:
     Attributes
     ----------
     formula : str
-    method : {"quadrature"}
+    method : {"quadrature", "structured-vi", "mfvi"}
+    factorisation : {"joint", "factor", "group", "coefficient"} or None
+        Of q; None where the posterior is exact.
     data : CrossProducts
     priors : ModelPriors
         As given, defaults for the rest; `str(fit.priors)` lists them.
-    posterior : Quadrature
+    posterior : Quadrature or VariationalPosterior
         Marginals and draws.
     status, notes
         How the fit ended, and what else the user must know.
@@ -40,152 +108,223 @@ class BayesFit:
         Seconds by stage.
     """
 
-    formula: str
-    method: str
-    data: CrossProducts
+    factorisation: str | None
     priors: ModelPriors
-    posterior: Quadrature
-    status: Status
-    notes: tuple[str, ...]
-    timings: Mapping[str, float]
+    posterior: Lens
 
     @classmethod
     def of(
         cls,
         data: CrossProducts,
         formula: str,
+        method: str,
         priors: Mapping[str, Any] | None,
         *,
+        factorisation: str | None = None,
+        max_iter: int = variational.MAX_ITER,
+        random_state: int | None = 0,
         notes: tuple[str, ...] = (),
         timings: Mapping[str, float],
         show: Callable[[str], None] = lambda text: None,
     ) -> "BayesFit":
-        """Integrate the posterior of the model of these cross products.
+        """Find the posterior of the model of these cross products.
 
         Raises
         ------
         ValueError
-            If a prior is wrong, or the model has too many variance parameters.
+            If a prior is wrong, or one that the method cannot have, or the model has too many variance parameters.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the method stopped before its tolerance.
         """
         begin = time.perf_counter()
-        resolved = resolve(priors, data.design, data.fixed.kept)
-        found = quadrature.fit(Posterior(data, resolved), report=show)
+        conjugate = None if method == "quadrature" else MOST_CORRELATED + 1
+        resolved = resolve(priors, data.design, data.fixed.kept, conjugate_from=conjugate)
+        found: Lens
+        if method == "quadrature":
+            found = quadrature.fit(Posterior(data, resolved), report=show)
+        else:
+            factorisation = factorisation or FACTORISATIONS[method][0]
+            found = variational.fit(
+                data,
+                resolved,
+                factorisation=factorisation,
+                max_iter=max_iter,
+                random_state=random_state,
+                report=lambda i, elbo, change: show(f"{method}, iteration {i}, ELBO {elbo:.6f}"),
+            )
+            if not found.status.converged:
+                warnings.warn(f"{method}: {found.status.advice}", ConvergenceWarning, stacklevel=3)
         if not resolved.proper:
-            notes = (*notes, "A prior is improper: the evidence is defined up to a factor only, and is not given.")
+            of_what = "evidence" if found.elbo is None else "ELBO"
+            notes = (*notes, f"A prior is improper: the {of_what} is defined up to a factor only, and is not given.")
         return cls(
             formula=formula,
-            method="quadrature",
+            method=method,
+            factorisation=factorisation,
             data=data,
             priors=resolved,
             posterior=found,
-            status=Status.CONVERGED if found.converged else Status.NOT_CONVERGED,
+            status=found.status,
             notes=notes,
-            timings={**timings, "quadrature": time.perf_counter() - begin},
+            timings={**timings, method: time.perf_counter() - begin},
         )
 
-    @property
-    def converged(self) -> bool:
-        """Whether the method reached its tolerance."""
-        return self.status.converged
+    # Criteria.
 
     @property
-    def n(self) -> int:
-        """Observations."""
-        return len(self.data.design.y)
-
-    @property
-    def seconds(self) -> float:
-        """Wall time of the whole fit."""
-        return float(sum(self.timings.values()))
+    def reml(self) -> bool:
+        """False: fixed effects have a posterior."""
+        return False
 
     @property
     def log_evidence(self) -> float | None:
-        """Log p(y); None under an improper prior."""
+        """Log p(y); None under an improper prior, and by variational Bayes, whose ELBO is below it."""
         return self.posterior.log_evidence
 
     @property
-    def elbo(self) -> None:
-        """None: the posterior is exact."""
-        return
+    def elbo(self) -> float | None:
+        """The evidence lower bound; None under an improper prior, and where the posterior is exact."""
+        return self.posterior.elbo if self.priors.proper else None
 
     @property
-    def fixed_names(self) -> tuple[str, ...]:
-        """R's names of the columns of X that were kept."""
-        return tuple(self.data.design.fixed_names[j] for j in self.data.fixed.kept)
+    def criterion(self) -> float | None:
+        """The log evidence, or the ELBO: the higher, the better the data are predicted by model and priors."""
+        return self.log_evidence if self.posterior.elbo is None else self.elbo
+
+    @cached_property
+    def loglik(self) -> float:
+        """Log-likelihood at the posterior means of σ, standard deviations and correlations, largest over β."""
+        likelihood = Likelihood(self.data, reml=False)
+        sigma = self.sigma / self.data.fixed.scale
+        roots = [self.data.terms[k].M @ np.linalg.cholesky(self._covariances[k]) / self.sigma for k in likelihood.terms]
+        at = likelihood(likelihood.pack([reml.canonical(root, 0.0)[0] for root in roots]))
+        return float(-0.5 * likelihood.at_sigma2(at, sigma**2))
+
+    @property
+    def n_iter(self) -> int:
+        """Turns of coordinate ascent, or evaluations of the density."""
+        return self.posterior.n_iter
+
+    @property
+    def trace(self) -> pd.DataFrame:
+        """`iteration` and `elbo`, which never falls; empty where there is none."""
+        return pd.DataFrame({"iteration": np.arange(len(self.posterior.trace)), "elbo": self.posterior.trace})
+
+    @copied
+    def starts(self) -> pd.DataFrame:
+        """Where every start of coordinate ascent led: `elbo`, `n_iter`, `status`; the one that was kept first."""
+        return starts.table(self.posterior.starts)
+
+    # Estimates.
 
     @copied
     def fixed_effects(self) -> pd.Series:
         """Posterior means of β, by R's names."""
-        return pd.Series(self.posterior.fixed.mean, index=list(self.fixed_names), name="mean")
+        values = [self.posterior.marginals[name].mean for name in self.fixed_parameters]
+        return pd.Series(values, index=list(self.fixed_names), name="mean", dtype=np.float64)
 
-    @cached_property
+    @property
     def sigma(self) -> float:
         """Posterior mean of the residual standard deviation."""
-        return float(self.variances["mean"].loc["sigma"])
+        return self.posterior.marginals["sigma"].mean
+
+    @property
+    def point_estimates(self) -> pd.Series:
+        """Posterior means of all parameters but the random effects, by brms' names."""
+        return pd.concat([self._fixed["mean"], self.variances["mean"]])
 
     @copied
     def variances(self) -> pd.DataFrame:
         """Standard deviations and correlations of the random effects, and σ: mean, sd, q05, q50, q95."""
-        rows = {}
-        for name in parameters.names(self.data.design.terms):
-            rows[name] = self._variance(name)
-        return pd.DataFrame.from_dict(rows, orient="index", columns=["mean", "sd", *QUANTILES])
+        return self._table(parameters.names(self.data.design.terms))
 
-    def _variance(self, name: str) -> list[float]:
-        if name not in self.posterior.posterior.names:
-            value = self.posterior.fixed_value(name)
-            return [value, 0.0, *[value] * len(QUANTILES)]
-        found = self.posterior.variance(name)
-        return [found.mean, found.sd, *(float(found.quantile(q)) for q in QUANTILES.values())]
+    @cached_property
+    def _fixed(self) -> pd.DataFrame:
+        return self._table(self.fixed_parameters)
+
+    def _table(self, names: Sequence[str]) -> pd.DataFrame:
+        found = [self.posterior.marginals[name] for name in names]
+        rows = [[one.mean, one.sd, *one.quantile(list(QUANTILES.values()))] for one in found]
+        return pd.DataFrame(rows, index=list(names), columns=["mean", "sd", *QUANTILES], dtype=np.float64)
+
+    @copied
+    def varcorr(self) -> dict[str, pd.DataFrame]:
+        """Covariance matrices of the random effects made of posterior means of standard deviations and correlations."""
+        found = {}
+        for label, k in self.term_labels.items():
+            names = list(self.data.design.terms[k].names)
+            found[label] = pd.DataFrame(self._covariances[k], index=names, columns=names)
+        return found
+
+    @cached_property
+    def _covariances(self) -> dict[int, Array]:
+        values, at, found = self.variances["mean"].to_numpy(), 0, {}
+        for k, term in enumerate(self.data.design.terms):
+            d = len(term.names)
+            sd, R = values[at : at + d], np.eye(d)
+            at += d
+            R[np.triu_indices(d, 1)] = R.T[np.triu_indices(d, 1)] = values[at : at + d * (d - 1) // 2]
+            at += d * (d - 1) // 2
+            found[k] = sd[:, None] * R * sd
+        return found
 
     @copied
     def random_effects(self) -> dict[str, pd.DataFrame]:
         """Posterior means of the random effects of every grouping factor, levels by effects."""
-        found: dict[str, pd.DataFrame] = {}
-        for k in parameters.order(self.data.design.terms):
-            term, mixtures = self.data.design.terms[k], self.posterior.random[k]
-            index = pd.Index(term.factor.levels, name=term.factor.name)
-            frame = pd.DataFrame(mixtures.mean.reshape(len(index), -1), index=index, columns=list(term.names))
-            known = found.get(term.factor.name)
-            found[term.factor.name] = frame if known is None else pd.concat([known, frame], axis=1)
+        found = {}
+        for name, ks in self._by_factor.items():
+            term = self.data.design.terms[ks[0]]
+            found[name] = pd.DataFrame(
+                np.hstack([self.posterior.random[k].mean.reshape(len(term.factor.levels), -1) for k in ks]),
+                index=pd.Index(term.factor.levels, name=name),
+                columns=[effect for k in ks for effect in self.data.design.terms[k].names],
+            )
         return found
 
     def to_frame(self) -> pd.DataFrame:
         """Every parameter's posterior mean, sd, and quantiles q05, q50, q95, by brms' names."""
-        columns = ["mean", "sd", *QUANTILES]
-        fixed = [f"b_{parameters.plain(name)}" for name in self.fixed_names]
-        tables = [_table(self.posterior.fixed, fixed), self.variances]
+        tables = [self._fixed, self.variances]
         for term, mixtures in zip(self.data.design.terms, self.posterior.random, strict=True):
-            index = [
-                f"r_{term.factor.name}[{level},{parameters.plain(x)}]"
-                for level in term.factor.labels
-                for x in term.names
-            ]
-            tables.append(_table(mixtures, index))
-        return pd.concat(tables)[columns].rename_axis("parameter")
+            values: dict[str, Array] = {"mean": mixtures.mean, "sd": mixtures.sd}
+            values |= {name: mixtures.quantile(q) for name, q in QUANTILES.items()}
+            tables.append(pd.DataFrame(values, index=parameters.effect_names(term)))
+        return pd.concat(tables).rename_axis("parameter")
+
+    def draws(self, size: int = 1000, *, random_state: Any = None) -> pd.DataFrame:
+        """Draw everything from the posterior, or from q.
+
+        Parameters
+        ----------
+        size : int, default 1000
+        random_state : int or Generator, optional
+
+        Returns
+        -------
+        DataFrame (size, parameters)
+            Columns are the rows of `to_frame`.
+        """
+        if size < 1:
+            raise ValueError(f"size={size!r} is not a number of draws: give 1, 2, …")
+        return self.posterior.draw(np.random.default_rng(random_state), size).to_frame(self.data.design.terms)
 
     def summary(self) -> str:
         """Return the posterior as text."""
-        lines = [f"Linear mixed model, exact posterior by {self.method}", f"Formula: {self.formula}", ""]
-        evidence = "none (an improper prior)" if self.log_evidence is None else f"{self.log_evidence:.4f}"
-        groups = "; ".join(f"{term.factor.name}, {len(term.factor.levels)}" for term in self.data.design.terms)
-        lines += [f"log evidence: {evidence}", f"Number of obs: {self.n}, groups:  {groups}", ""]
-        fixed = self.to_frame().iloc[: len(self.fixed_names)]
-        body = pd.concat([fixed, self.variances]).rename_axis(None)
+        exact = self.factorisation is None
+        head = f"exact posterior by {self.method}" if exact else f"variational Bayes, {SAID[self.factorisation or '']}"
+        name, value = ("log evidence", self.log_evidence) if exact else ("ELBO", self.elbo)
+        said = "none (an improper prior)" if value is None else f"{value:.4f}"
+        groups = "; ".join(f"{name}, {size}" for name, size in self.groups.items())
+        lines = [f"Linear mixed model, {head}", f"Formula: {self.formula}", ""]
+        lines += [f"{name}: {said}", f"Number of obs: {self.n}, groups:  {groups}", ""]
+        body = pd.concat([self._fixed, self.variances]).rename_axis(None)
         lines += [body.to_string(float_format=lambda value: f"{value:.4g}"), "", "Priors:"]
         lines += [f"  {line}" for line in self.priors.lines()]
-        lines += ["", f"{self.status.advice} ({self.seconds:.3g} s)", *(f"Note: {note}" for note in self.notes)]
-        return "\n".join(lines)
-
-    def __str__(self) -> str:
-        return self.summary()
+        lines += ["", f"{self.status.advice} ({self.n_iter} {'evaluations' if exact else 'iterations'}, "]
+        lines[-1] += f"{self.seconds:.3g} s)"
+        return "\n".join([*lines, *(f"Note: {note}" for note in self.notes)])
 
     def __repr__(self) -> str:
         return f"<BayesFit {self.method}: {self.formula}, {self.status.value}>"
-
-
-def _table(mixtures: Mixtures, index: list[str]) -> pd.DataFrame:
-    """Mean, sd and quantiles of effects."""
-    values: dict[str, Array] = {"mean": mixtures.mean, "sd": mixtures.sd}
-    values |= {name: mixtures.quantile(q) for name, q in QUANTILES.items()}
-    return pd.DataFrame(values, index=index)

@@ -72,6 +72,30 @@ class CrossProducts:
         alone = len(self.groups) == self.pattern.leading == 1
         return Reduced.of(self.groups[0], _border(self.fixed)) if alone else None
 
+    @cached_property
+    def places(self) -> tuple[tuple[int, int, int, int], ...]:
+        """Factor, first column in its block, place in the formula, and width, of every term in order of elimination."""
+        found = []
+        for f, group in enumerate(self.groups):
+            start = 0
+            for k in group.terms:
+                d = len(self.terms[k].M)
+                found.append((f, start, k, d))
+                start += d
+        return tuple(found)
+
+    def own_blocks(self, f: int) -> tuple[Array, Array]:
+        """Z_vᵀZ_v (levels, d, d) and Z_vᵀy (levels, d) of factor f."""
+        p, d, products = self.pattern, self.groups[f].d, self.products
+        if f < p.leading:
+            panel = p.panel[p.group[f] : p.group[f + 1] + 1]
+            own = products.panels[panel[:-1, None] + np.arange(d * d)]
+            return own.reshape(-1, d, d), products.panels[panel[1:, None] - d + np.arange(d)]
+        places = p.tail_block[(p.tail_factor == f).all(axis=1)]
+        effects = slice(p.effect[f] - p.effect[p.leading], p.effect[f + 1] - p.effect[p.leading])
+        own = products.tail[places[:, None] + np.arange(d * d)]
+        return own.reshape(-1, d, d), products.border[effects, -1].reshape(-1, d)
+
 
 def _border(fixed: StandardX) -> Array:
     """[X y], (N, q)."""

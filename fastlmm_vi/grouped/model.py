@@ -8,12 +8,15 @@ from typing import Any, Literal, overload
 from .. import threads
 from ..errors import FitWarning
 from ..progress import stages
-from .bayes_result import BayesFit
+from . import bayes_result, reml, variational
+from .bayes_result import FACTORISATIONS, BayesFit
 from .cross_products import CrossProducts
+from .mean_field_result import MeanFieldFit
 from .model_frame import GroupedDesign, build
 from .result import METHODS, MixedFit
 
-BAYESIAN = ("quadrature",)
+BAYESIAN = bayes_result.METHODS
+THETA_BY = ("posterior", "elbo")
 
 
 @overload
@@ -24,7 +27,7 @@ def lmm(
     method: Literal["reml", "ml"] = "reml",
     weights: Any = None,
     missing: str = "raise",
-    max_iter: int = 200,
+    max_iter: int | None = None,
     n_jobs: int | None = None,
     verbose: int = 0,
 ) -> MixedFit: ...
@@ -35,13 +38,34 @@ def lmm(
     formula: str,
     data: Any,
     *,
-    method: Literal["quadrature"],
+    method: Literal["quadrature", "structured-vi", "mfvi"],
     priors: Mapping[str, Any] | None = None,
+    factorisation: str | None = None,
+    theta_by: Literal["posterior"] = "posterior",
     weights: Any = None,
     missing: str = "raise",
+    max_iter: int | None = None,
+    random_state: int | None = 0,
     n_jobs: int | None = None,
     verbose: int = 0,
 ) -> BayesFit: ...
+
+
+@overload
+def lmm(
+    formula: str,
+    data: Any,
+    *,
+    method: Literal["mfvi"],
+    theta_by: Literal["elbo"],
+    factorisation: str | None = None,
+    weights: Any = None,
+    missing: str = "raise",
+    max_iter: int | None = None,
+    random_state: int | None = 0,
+    n_jobs: int | None = None,
+    verbose: int = 0,
+) -> MeanFieldFit: ...
 
 
 def lmm(
@@ -50,12 +74,15 @@ def lmm(
     *,
     method: str = "reml",
     priors: Mapping[str, Any] | None = None,
+    factorisation: str | None = None,
+    theta_by: str = "posterior",
     weights: Any = None,
     missing: str = "raise",
-    max_iter: int = 200,
+    max_iter: int | None = None,
+    random_state: int | None = 0,
     n_jobs: int | None = None,
     verbose: int = 0,
-) -> MixedFit | BayesFit:
+) -> MixedFit | BayesFit | MeanFieldFit:
     """Fit the grouped linear mixed model y = Xβ + Σ_l Z_l b_l + ε of an lme4 formula.
 
     Parameters
@@ -69,19 +96,31 @@ def lmm(
         before a; in R that depends on the language): the first is the reference, `relevel(f, ref="b")` takes another.
         Ordered Categoricals, those of `pd.cut` among them, have polynomial contrasts as R's ordered factors, `o.L`, `o.Q`,
         …; `factor(o, ordered=FALSE)` has treatment contrasts.
-    method : {"reml", "ml", "quadrature"}, default "reml"
-        Restricted or full maximum likelihood; the same optimum as `lmer(REML = TRUE / FALSE)`, to more digits. "quadrature":
-        the exact posterior under `priors`, for up to four variance parameters.
+    method : {"reml", "ml", "quadrature", "structured-vi", "mfvi"}, default "reml"
+        "reml", "ml": restricted or full maximum likelihood; the same optimum as `lmer(REML = TRUE / FALSE)`, to more digits.
+        "quadrature": the exact posterior under `priors`, for up to four variance parameters.
+        "structured-vi", "mfvi": variational Bayes, q(β, b) q(σ) Π q(Σ_l), or mean field, in which q(β) and the random
+        effects of every term are apart too. Both are as fast for large data as "reml"; mean field's intervals of the fixed
+        effects are too narrow where these are learned from few groups. `fit.diagnostics()` says what was lost.
     priors : mapping, optional
         Of the Bayesian methods, by brms' names: `{"beta": Normal(0, 10), "sigma": HalfNormal(5), "sd": {"subj":
         HalfNormal(5)}, "cor": LKJ(2)}`, or of single ones, `{"beta": {"Intercept": Normal(250, 100)}}`. Defaults in the units
         of the data for the rest: those of the R packages rstanarm (β) and brms (scales); the summary lists them.
+        Variational Bayes has Huang and Wand's prior by default for three correlated effects or more.
+    factorisation : {"joint", "group", "factor", "coefficient"}, optional
+        Of q. "structured-vi" is "joint". "mfvi": "group" (default), the terms of the formula apart; "factor", grouping
+        factors apart; "coefficient", all random effects apart, in the coordinates in which the formula gives them.
+    theta_by : {"posterior", "elbo"}, default "posterior"
+        Of "mfvi". "elbo": β, σ and the covariances are points that maximise the ELBO (variational EM, no priors).
     weights : column name or array (N,), optional
         Precisions: Var(ε_i) = σ² / w_i.
     missing : {"raise", "drop"}, default "raise"
         "drop" leaves rows with missing values out, and the fit counts them. As in R, `scale`, `center`, `poly` and `bs` look
         at all rows in which their own columns have values (R's `poly` refuses missing ones).
-    max_iter : int, default 200
+    max_iter : int, optional
+        Default 200 steps of the search by likelihood, 1000 turns of variational Bayes.
+    random_state : int or None, default 0
+        Of the random one of the starts of variational Bayes.
     n_jobs : int or None
         Threads of the BLAS: None is 1, −1 all cores.
     verbose : int, default 0
@@ -89,7 +128,7 @@ def lmm(
 
     Returns
     -------
-    MixedFit, or BayesFit where the method is Bayesian
+    MixedFit; BayesFit where the method is Bayesian, MeanFieldFit where `theta_by="elbo"`
 
     Raises
     ------
@@ -121,14 +160,7 @@ def lmm(
     >>> fit.converged
     True
     """
-    if method not in (*METHODS, *BAYESIAN):
-        raise ValueError(
-            f"method={method!r} is not known: choose one of {', '.join(map(repr, (*METHODS, *BAYESIAN)))}."
-        )
-    if priors is not None and method in METHODS:
-        raise ValueError(f"priors are of Bayesian methods, {', '.join(map(repr, BAYESIAN))}: {method!r} has none.")
-    if not isinstance(max_iter, int) or max_iter < 1:
-        raise ValueError(f"max_iter={max_iter!r} is not a number of iterations: give 1, 2, …")
+    _check(method, priors, factorisation, theta_by, max_iter)
     start = time.perf_counter()
     design = build(formula, data, weights=weights, missing=missing)
     framed = time.perf_counter()
@@ -137,9 +169,34 @@ def lmm(
         products = CrossProducts.of(design)
         timings = {"design": framed - start, "cross products": time.perf_counter() - framed}
         notes = _notes(design, products)
-        if method in BAYESIAN:
-            return BayesFit.of(products, formula, priors, notes=notes, timings=timings, show=show)
-        return MixedFit.of(products, formula, method, max_iter=max_iter, notes=notes, timings=timings, show=show)
+        shared: dict[str, Any] = {"notes": notes, "timings": timings, "show": show}
+        if method in METHODS:
+            return MixedFit.of(products, formula, method, max_iter=max_iter or reml.MAX_ITER, **shared)
+        shared |= {"max_iter": max_iter or variational.MAX_ITER, "random_state": random_state}
+        if theta_by == "elbo":
+            return MeanFieldFit.of(products, formula, factorisation or FACTORISATIONS[method][0], **shared)
+        return BayesFit.of(products, formula, method, priors, factorisation=factorisation, **shared)
+
+
+def _check(method: str, priors: object, factorisation: str | None, theta_by: str, max_iter: int | None) -> None:
+    """Refuse what is not known, and what does not go together."""
+    known = (*METHODS, *BAYESIAN)
+    if method not in known:
+        raise ValueError(f"method={method!r} is not known: choose one of {', '.join(map(repr, known))}.")
+    if theta_by not in THETA_BY:
+        raise ValueError(f"theta_by={theta_by!r} is not known: choose one of {', '.join(map(repr, THETA_BY))}.")
+    if priors is not None and method in METHODS:
+        raise ValueError(f"priors are of Bayesian methods, {', '.join(map(repr, BAYESIAN))}: {method!r} has none.")
+    if theta_by == "elbo" and method != "mfvi":
+        raise ValueError(f"theta_by='elbo' is of method='mfvi', and method={method!r} was given: leave it out.")
+    if theta_by == "elbo" and priors is not None:
+        raise ValueError("theta_by='elbo' has points in place of posteriors, so no priors: drop priors, or theta_by.")
+    choices = FACTORISATIONS.get(method, ())
+    if factorisation is not None and factorisation not in choices:
+        fit = ", ".join(map(repr, choices)) if choices else "none"
+        raise ValueError(f"factorisation={factorisation!r} is not one of method={method!r}: {fit}.")
+    if max_iter is not None and (not isinstance(max_iter, int) or max_iter < 1):
+        raise ValueError(f"max_iter={max_iter!r} is not a number of iterations: give 1, 2, …")
 
 
 def _notes(design: GroupedDesign, products: CrossProducts) -> tuple[str, ...]:

@@ -20,12 +20,12 @@ from ..priors import (
     ScalePrior,
 )
 from ..result import Array
-from .model_frame import GroupedDesign, Term
+from . import default_priors
+from .default_priors import Sizes
+from .model_frame import GroupedDesign
 from .parameters import plain
 
 KEYS = ("beta", "sigma", "sd", "cor", "cov")
-WIDE = 2.5  # standard deviations of the response that the default prior of a coefficient is wide, as rstanarm's
-DF = 3.0  # of the default half-t priors, as brms'
 T = TypeVar("T")
 
 
@@ -126,7 +126,13 @@ class ModelPriors:
         return "\n".join(self.lines())
 
 
-def resolve(priors: Mapping[str, Any] | None, design: GroupedDesign, kept: Sequence[int] | None = None) -> ModelPriors:
+def resolve(
+    priors: Mapping[str, Any] | None,
+    design: GroupedDesign,
+    kept: Sequence[int] | None = None,
+    *,
+    conjugate_from: int | None = None,
+) -> ModelPriors:
     """Return the priors of a model from what the user gave, and defaults for what he did not.
 
     Parameters
@@ -142,6 +148,9 @@ def resolve(priors: Mapping[str, Any] | None, design: GroupedDesign, kept: Seque
     design : GroupedDesign
     kept : sequence of int, optional
         Columns of X that take part; all.
+    conjugate_from : int, optional
+        Number of correlated effects from which the default is `HuangWand(2, …)`, half-t(2) standard deviations of the
+        same scales with uniform correlations: its updates are closed.
 
     Notes
     -----
@@ -162,11 +171,11 @@ def resolve(priors: Mapping[str, Any] | None, design: GroupedDesign, kept: Seque
     """
     given = _mapping(priors)
     kept = range(len(design.fixed_names)) if kept is None else kept
-    sizes = _Sizes.of(design)
+    sizes = Sizes.of(design)
     names, beta, lines = _beta(given.get("beta"), design, list(kept), sizes)
     residual = family.scale(given["sigma"], 'priors["sigma"]') if "sigma" in given else None
-    terms = _terms(given, design, sizes)
-    return ModelPriors(names, beta, residual or HalfStudentT(DF, sizes.residual), terms, lines)
+    terms = _terms(given, design, sizes, conjugate_from)
+    return ModelPriors(names, beta, residual or default_priors.sigma(sizes), terms, lines)
 
 
 def _mapping(priors: Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -184,49 +193,14 @@ def _mapping(priors: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return priors
 
 
-@dataclass(frozen=True)
-class _Sizes:
-    """Mean and spread of the response, and of any column, by the weights."""
-
-    weights: Array
-    centred: bool  # whether the model has an intercept
-    mean: float
-    spread: float
-    residual: float  # the spread of a row of weight 1
-
-    @classmethod
-    def of(cls, design: GroupedDesign) -> "_Sizes":
-        y = design.y if design.offset is None else design.y - design.offset
-        w = np.ones(len(y)) if design.weights is None else design.weights
-        centred = "(Intercept)" in design.fixed_names
-        mean, spread = _moments(y, w, centred)
-        return cls(w, centred, mean, spread, spread * float(np.sqrt(w.mean())))
-
-    def per_unit(self, column: Array, centred: bool) -> float:
-        """Spread of the response over that of a column."""
-        mean, spread = _moments(column, self.weights, centred)
-        if not spread > 1e-10 * abs(mean):  # constant: it counts by its size
-            spread = abs(mean)
-        return self.spread / spread if spread > 0.0 else self.spread
-
-
-def _moments(x: Array, w: Array, centred: bool) -> tuple[float, float]:
-    """Weighted mean, and standard deviation, or without `centred` the root mean square."""
-    mean = float(x[0] + np.average(x - x[0], weights=w))
-    return mean, float(np.sqrt(np.average((x - mean if centred else x) ** 2, weights=w)))
-
-
 def _beta(
-    given: Any, design: GroupedDesign, kept: list[int], sizes: _Sizes
+    given: Any, design: GroupedDesign, kept: list[int], sizes: Sizes
 ) -> tuple[tuple[str, ...], Gaussian, tuple[str, ...]]:
     """Names, joint prior, and lines of it."""
     argument = 'priors["beta"]'
     names = tuple(plain(design.fixed_names[j]) for j in kept)
-    slopes = {
-        name: Normal(0.0, WIDE * sizes.per_unit(design.X[:, j], sizes.centred))
-        for name, j in zip(names, kept, strict=True)
-    }
-    of_mean = Normal(sizes.mean, WIDE * sizes.spread)  # of the response where all columns are at their means
+    slopes = {name: default_priors.coefficient(design.X[:, j], sizes) for name, j in zip(names, kept, strict=True)}
+    of_mean = default_priors.mean(sizes)
     by_name: Mapping[str, Any] = {}
     if isinstance(given, Mapping):
         by_name = _plain_keys(given, argument)
@@ -248,7 +222,7 @@ def _beta(
     lines = [f"b_{name} ~ {chosen[name]}" for name in names]
     if free:
         one = names.index("Intercept")
-        means = np.array([_moments(design.X[:, j], sizes.weights, True)[0] for j in kept])
+        means = np.array([default_priors.moments(design.X[:, j], sizes.weights, True)[0] for j in kept])
         means = np.where(np.diag(beta.precision) > 0.0, means, 0.0)
         beta = _centred(beta, one, means)
         if len(names) > 1:
@@ -267,7 +241,9 @@ def _centred(beta: Gaussian, one: int, means: Array) -> Gaussian:
     return Gaussian(mean, others + beta.precision[one, one] * np.outer(J, J), beta.log_constant)
 
 
-def _terms(given: Mapping[str, Any], design: GroupedDesign, sizes: _Sizes) -> tuple[TermPrior, ...]:
+def _terms(
+    given: Mapping[str, Any], design: GroupedDesign, sizes: Sizes, conjugate_from: int | None
+) -> tuple[TermPrior, ...]:
     """Priors of the terms in formula order."""
     effects: dict[str, list[str]] = {}
     for term in design.terms:
@@ -296,7 +272,11 @@ def _terms(given: Mapping[str, Any], design: GroupedDesign, sizes: _Sizes) -> tu
         if factor in cov:
             chosen.append(_of_covariance(cov[factor], factor, names))
             continue
-        defaults = _defaults(term, "Intercept" in effects[factor], sizes)
+        defaults = default_priors.scales(term, "Intercept" in effects[factor], sizes)
+        if conjugate_from is not None and len(names) >= conjugate_from and not {factor} & {*by_effect, *cor}:
+            default = HuangWand(2.0, tuple(prior.scale for prior in defaults))
+            chosen.append(TermPrior(factor, names, None, None, default))
+            continue
         scales = tuple(by_effect.get(factor, {}).get(x, default) for x, default in zip(names, defaults, strict=True))
         for name, prior in zip(names, scales, strict=True):
             _check_flat(prior, f"sd_{factor}__{name}", len(term.factor.levels))
@@ -357,14 +337,6 @@ def _plain_keys(given: Mapping[str, Any], argument: str) -> dict[str, Any]:
             raise ValueError(f"{argument} names the intercept twice, as 'Intercept' and '(Intercept)': drop one.")
         found[plain(name)] = prior
     return found
-
-
-def _defaults(term: Term, with_intercept: bool, sizes: _Sizes) -> list[ScalePrior]:
-    """Of every standard deviation of a term; `with_intercept`: whether the factor has one, in this term or another."""
-    return [
-        HalfStudentT(DF, sizes.spread if name == "(Intercept)" else sizes.per_unit(column, with_intercept))
-        for name, column in zip(term.names, term.basis.T, strict=True)
-    ]
 
 
 def _of_covariance(prior: InverseWishart | HuangWand, factor: str, effects: tuple[str, ...]) -> TermPrior:

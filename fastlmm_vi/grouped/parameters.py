@@ -48,3 +48,8 @@ def values(solution: Solution) -> Array:
             correlation = G / np.outer(sd, sd)
         found += [*(solution.sigma * sd), *correlation[np.triu_indices(len(sd), 1)]]
     return np.array([*found, solution.sigma])
+
+
+def effect_names(term: Term) -> list[str]:
+    """`r_g[level,x]` of the random effects of a term, level by level."""
+    return [f"r_{term.factor.name}[{level},{plain(x)}]" for level in term.factor.labels for x in term.names]

@@ -1,20 +1,23 @@
 """The exact posterior of the grouped model by quadrature over its variance parameters: the judge of the other methods."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import ndtr, ndtri
 
 from .. import grid, threads
-from ..marginal import Marginal
-from ..result import Array
+from ..marginal import Marginal as LatticeMarginal
+from ..mixtures import Mixtures
+from ..result import Array, Status
 from . import parameters, reml
+from .draws import Draws, of_scales
 from .likelihood import Likelihood
+from .marginals import Marginal, PointMarginal
 from .posterior import Posterior, Scales
 from .solution import Solution
+from .starts import Start
 
 MOST = 4  # parameters that a grid can have
 NEGLIGIBLE = 1e-8  # probability of all nodes together that are left out where effects are summed up
@@ -26,7 +29,7 @@ INNERMOST = 0.95  # of the correlations, at the start
 class Transformed:
     """Distribution of a standard deviation, whose logarithm is on the grid, or of a correlation, whose z-transform is."""
 
-    inner: Marginal
+    inner: LatticeMarginal
     mean: float
     sd: float
     correlation: bool
@@ -54,50 +57,6 @@ class Transformed:
 
 
 @dataclass(frozen=True, eq=False)
-class Mixtures:
-    """Distributions of r effects, each of them normal at every node of the grid."""
-
-    weights: Array  # (m,)
-    means: Array  # (m, r)
-    sds: Array  # (m, r)
-
-    @cached_property
-    def mean(self) -> Array:
-        """Posterior means, (r,)."""
-        return self.weights @ self.means
-
-    @cached_property
-    def sd(self) -> Array:
-        """Posterior standard deviations, (r,)."""
-        return np.sqrt(self.weights @ (self.sds**2 + (self.means - self.mean) ** 2))
-
-    def cdf(self, x: ArrayLike) -> Array:
-        """Probability of every effect to be below x, which has r values, or rows of them."""
-        values = np.asarray(x, dtype=np.float64)
-        return np.einsum("m,...mr->...r", self.weights, ndtr((values[..., None, :] - self.means) / self.sds))
-
-    def pdf(self, x: ArrayLike) -> Array:
-        """Density of every effect at x, which has r values, or rows of them."""
-        z = (np.asarray(x, dtype=np.float64)[..., None, :] - self.means) / self.sds
-        return np.einsum("m,...mr->...r", self.weights, np.exp(-0.5 * z**2) / self.sds) / np.sqrt(2.0 * np.pi)
-
-    def quantile(self, q: float) -> Array:
-        """Values below which the probability is q, (r,): Newton's steps, kept within what is known to hold the root."""
-        low, high = (self.means - 9.0 * self.sds).min(axis=0), (self.means + 9.0 * self.sds).max(axis=0)
-        x = np.clip(self.mean + self.sd * ndtri(q), low, high)
-        for _ in range(100):
-            excess = self.cdf(x) - q
-            low, high = np.where(excess < 0.0, x, low), np.where(excess < 0.0, high, x)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                new = x - excess / self.pdf(x)
-            new = np.where((new > low) & (new < high), new, 0.5 * (low + high))
-            moved, x = np.abs(new - x), new
-            if (moved < 1e-11 * self.sd).all():
-                break
-        return x
-
-
-@dataclass(frozen=True, eq=False)
 class Quadrature:
     """The posterior on a grid of its variance parameters, and normal given these."""
 
@@ -110,9 +69,29 @@ class Quadrature:
         return self.nodes.log_evidence if self.posterior.priors.proper else None
 
     @property
-    def converged(self) -> bool:
+    def elbo(self) -> None:
+        """None: the posterior is exact."""
+        return
+
+    @property
+    def trace(self) -> Array:
+        """Empty: there are no iterations."""
+        return np.zeros(0)
+
+    @property
+    def starts(self) -> tuple[Start, ...]:
+        """Empty."""
+        return ()
+
+    @property
+    def n_iter(self) -> int:
+        """Evaluations of the density."""
+        return self.nodes.evaluations
+
+    @property
+    def status(self) -> Status:
         """Whether the grid has reached its tolerance."""
-        return self.nodes.converged
+        return Status.CONVERGED if self.nodes.converged else Status.NOT_CONVERGED
 
     @cached_property
     def _kept(self) -> tuple[Array, Array]:
@@ -127,16 +106,19 @@ class Quadrature:
         """Variance parameters at all nodes, (m, k)."""
         return natural(self.posterior, self.nodes.nodes)
 
-    def fixed_value(self, name: str) -> float:
-        """The value of a standard deviation whose prior is `Fixed`."""
-        scales = self.posterior.scales(self.nodes.mode)
-        by_name = {"sigma": scales.sigma}
-        for prior, sd in zip(self.posterior.priors.terms, scales.sd, strict=True):
-            by_name |= {f"sd_{prior.factor}__{x}": float(value) for x, value in zip(prior.effects, sd, strict=True)}
-        return by_name[name]
+    @cached_property
+    def marginals(self) -> Mapping[str, Marginal]:
+        """Distribution of every parameter by brms' name: `b_x`, `sd_g__x`, `cor_g__x__z`, `sigma`."""
+        found: dict[str, Marginal] = {
+            f"b_{name}": self._fixed[j] for j, name in enumerate(self.posterior.priors.coefficients)
+        }
+        held = of_scales([self.posterior.scales(self.nodes.mode)])
+        for name, (value,) in zip(parameters.names(self.posterior.data.design.terms), held, strict=True):
+            free = name in self.posterior.names
+            found[name] = self._variance(name) if free else PointMarginal(float(value))
+        return found
 
-    def variance(self, name: str) -> Transformed:
-        """Distribution of a standard deviation, of a correlation, or of σ, by brms' name."""
+    def _variance(self, name: str) -> Transformed:
         j = self.posterior.names.index(name)
         values = self._natural[:, j]
         mean = float(self.nodes.weights @ values)
@@ -144,8 +126,7 @@ class Quadrature:
         return Transformed(self.nodes.marginal(j), mean, sd, name.startswith("cor_"))
 
     @cached_property
-    def fixed(self) -> Mixtures:
-        """Distributions of the fixed effects."""
+    def _fixed(self) -> Mixtures:
         nodes, weights = self._kept
         with threads.limit(1):  # many small systems
             found = [self.posterior.given(phi).fixed for phi in nodes]
@@ -166,13 +147,18 @@ class Quadrature:
             for k in range(len(self.posterior.sizes))
         ]
 
-    def draw(self, rng: np.random.Generator, size: int) -> tuple[list[Scales], list[tuple[Array, list[Array]]]]:
+    def draw(self, rng: np.random.Generator, size: int) -> Draws:
         """Draw variance parameters, and effects given them."""
         scales, effects = [], []
-        for phi in self.nodes.sample(rng, size):
-            scales.append(self.posterior.scales(phi))
-            effects.append(self.posterior.given(phi).draw(rng))
-        return scales, effects
+        with threads.limit(1):
+            for phi in self.nodes.sample(rng, size):
+                scales.append(self.posterior.scales(phi))
+                effects.append(self.posterior.given(phi).draw(rng))
+        beta = np.array([fixed for fixed, _ in effects])
+        found = {f"b_{name}": beta[:, j] for j, name in enumerate(self.posterior.priors.coefficients)}
+        found |= dict(zip(parameters.names(self.posterior.data.design.terms), of_scales(scales), strict=True))
+        terms = range(len(self.posterior.sizes))
+        return Draws(found, [np.array([random[k] for _, random in effects]) for k in terms])
 
 
 def natural(posterior: Posterior, phi: Array) -> Array:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..result import Array, Status
-from .cross_products import CrossProducts
 from .information import average_information
 from .likelihood import Evaluation, Likelihood
 from .trust_region import Minimum, differences, minimise
@@ -150,7 +149,8 @@ def start(likelihood: Likelihood) -> Array:
     n, within = len(data.fixed.y), np.nan if data.one_way is None else min(data.one_way.variance, 1.0)
     covariances = []
     for f, group in enumerate(data.groups):
-        W, c = _own_blocks(data, f)
+        W, c = data.own_blocks(f)
+        W = W.reshape(len(W), -1)
         squares = float((W**2).sum()) / group.d
         total = c.T @ c / squares
         noise = n / squares
@@ -168,20 +168,6 @@ def start(likelihood: Likelihood) -> Array:
             roots.append(np.linalg.cholesky(G[at : at + d, at : at + d] / sigma2_e))
             at += d
     return likelihood.pack(roots)
-
-
-def _own_blocks(data: CrossProducts, f: int) -> tuple[Array, Array]:
-    """Z_vᵀZ_v (levels, d · d) and Z_vᵀy (levels, d) of factor f."""
-    p, d, products = data.pattern, data.groups[f].d, data.products
-    if f < p.leading:
-        panel = p.panel[p.group[f] : p.group[f + 1] + 1]
-        return (
-            products.panels[panel[:-1, None] + np.arange(d * d)],
-            products.panels[panel[1:, None] - d + np.arange(d)],
-        )
-    own = np.flatnonzero((p.tail_factor == f).all(axis=1))
-    effects = slice(p.effect[f] - p.effect[p.leading], p.effect[f + 1] - p.effect[p.leading])
-    return products.tail[p.tail_block[own][:, None] + np.arange(d * d)], products.border[effects, -1].reshape(-1, d)
 
 
 def canonical(L: Array, tolerance: float = SINGULAR) -> tuple[Array, int]:

@@ -2,7 +2,6 @@
 
 import time
 import warnings
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,7 +21,7 @@ from ..result import Array, Status
 from . import deletions, files, hypotheses, parameters, prediction, profiling, reml, resampling, summary
 from .cross_products import CrossProducts
 from .likelihood import Likelihood
-from .solution import Solution
+from .point_fit import PointFit
 from .uncertainty import Uncertainty
 
 METHODS = ("reml", "ml")
@@ -31,7 +30,7 @@ EXACT = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class MixedFit:
+class MixedFit(PointFit):
     """A grouped linear mixed model fitted by maximum likelihood or REML.
 
     y = Xβ + Σ_l Z_l b_l + ε, b_l ~ N(0, σ² Λ_l Λ_lᵀ) independently for every level, ε ~ N(0, σ² W⁻¹).
@@ -57,17 +56,10 @@ class MixedFit:
         Seconds by stage.
     """
 
-    formula: str
-    method: str
-    data: CrossProducts
-    standard_theta: Array
     deviance: float
-    status: Status
-    notes: tuple[str, ...]
     n_iter: int
     n_evaluations: int
     path: tuple[tuple[Array, float], ...]
-    timings: Mapping[str, float]
     undetermined: tuple[str, ...] = ()
 
     @classmethod
@@ -157,39 +149,9 @@ class MixedFit:
     # What was fitted.
 
     @property
-    def reml(self) -> bool:
-        """Whether the restricted likelihood was maximised."""
-        return self.method == "reml"
-
-    @property
-    def n(self) -> int:
-        """Observations."""
-        return len(self.data.design.y)
-
-    @property
-    def groups(self) -> dict[str, int]:
-        """Number of levels of every grouping factor, in the order of `theta`."""
-        return {name: len(self.data.design.terms[ks[0]].factor.levels) for name, ks in self._by_factor.items()}
-
-    @property
-    def fixed_names(self) -> tuple[str, ...]:
-        """R's names of the columns of X that were kept."""
-        return tuple(self.data.design.fixed_names[j] for j in self.data.fixed.kept)
-
-    @property
-    def converged(self) -> bool:
-        """True at an optimum, on the boundary or inside."""
-        return self.status.converged
-
-    @property
     def singular(self) -> bool:
         """True where a covariance of random effects has lost rank: a variance is 0, or a correlation ±1."""
         return self.status is Status.SINGULAR
-
-    @property
-    def seconds(self) -> float:
-        """Wall time of the whole fit."""
-        return float(sum(self.timings.values()))
 
     @property
     def trace(self) -> pd.DataFrame:
@@ -199,16 +161,6 @@ class MixedFit:
         return pd.DataFrame(
             {"iteration": np.arange(len(self.path)), "criterion": [-0.5 * value for _, value in self.path], **columns}
         )
-
-    @cached_property
-    def likelihood(self) -> Likelihood:
-        """The profiled deviance as a function of θ."""
-        return Likelihood(self.data, self.reml)
-
-    @cached_property
-    def solution(self) -> Solution:
-        """The mixed-model equations, solved at θ̂."""
-        return Solution(self.likelihood, self.standard_theta)
 
     @cached_property
     def uncertainty(self) -> Uncertainty:
@@ -241,11 +193,6 @@ class MixedFit:
         return
 
     @property
-    def n_parameters(self) -> int:
-        """Fixed effects, entries of θ, and σ."""
-        return len(self.fixed_names) + self.standard_theta.size + 1
-
-    @property
     def aic(self) -> float:
         """−2 × criterion + 2 × parameters, as lme4's AIC."""
         return self.deviance + 2.0 * self.n_parameters
@@ -255,51 +202,7 @@ class MixedFit:
         """−2 × criterion + log N × parameters, as lme4's BIC."""
         return self.deviance + float(np.log(self.n)) * self.n_parameters
 
-    # Variances.
-
-    @property
-    def sigma(self) -> float:
-        """Residual standard deviation."""
-        return self.solution.sigma
-
-    @copied
-    def theta(self) -> Array:
-        """Relative Cholesky factors Λ in the units of the data, as lme4's `getME(m, "theta")`.
-
-        Lower triangles by columns, terms in lme4's order: as written where no factor has more levels than the one before
-        it, else by decreasing number of levels, of equals the last one first.
-        """
-        return self.likelihood.pack([_triangle(self.solution.roots[k]) for k in self.term_labels.values()])
-
-    @cached_property
-    def term_labels(self) -> dict[str, int]:
-        """Factor of every term, numbered from its second term on (Subject, Subject.1), with the term's place in the formula.
-
-        In the order of `theta`.
-        """
-        terms, labels = self.data.design.terms, dict[str, int]()
-        seen: Counter[str] = Counter()
-        for k in parameters.order(terms):
-            name = terms[k].factor.name
-            labels[f"{name}.{seen[name]}" if seen[name] else name] = k
-            seen[name] += 1
-        return labels
-
-    @copied
-    def varcorr(self) -> dict[str, pd.DataFrame]:
-        """Covariance matrix of the random effects of every term, as lme4's `VarCorr`."""
-        found = {}
-        for label, k in self.term_labels.items():
-            names, root = list(self.data.design.terms[k].names), self.solution.roots[k]
-            found[label] = pd.DataFrame(self.sigma**2 * root @ root.T, index=names, columns=names)
-        return found
-
     # Effects.
-
-    @copied
-    def fixed_effects(self) -> pd.Series:
-        """β̂, by R's names."""
-        return pd.Series(self.solution.beta, index=list(self.fixed_names), name="estimate")
 
     @copied
     def se(self) -> pd.Series:
@@ -461,29 +364,9 @@ class MixedFit:
             return deletions.table(self)
 
     @copied
-    def random_effects(self) -> dict[str, pd.DataFrame]:
-        """E[b | y] (BLUPs) of every grouping factor, levels by effects, as lme4's `ranef`."""
-        return {
-            name: pd.DataFrame(
-                np.hstack([self.solution.effects[k] for k in ks]),
-                index=pd.Index(self.data.design.terms[ks[0]].factor.levels, name=name),
-                columns=[effect for k in ks for effect in self.data.design.terms[k].names],
-            )
-            for name, ks in self._by_factor.items()
-        }
-
-    @copied
     def random_effects_var(self) -> dict[str, Array]:
         """Var(b | y, θ̂, β̂) of every term, (levels, d, d): lme4's conditional variances."""
         return {label: self.solution.effect_cov[k] for label, k in self.term_labels.items()}
-
-    @property
-    def _by_factor(self) -> dict[str, list[int]]:
-        """Terms of every grouping factor, in the order of `theta`."""
-        places: dict[str, list[int]] = {}
-        for k in parameters.order(self.data.design.terms):
-            places.setdefault(self.data.design.terms[k].factor.name, []).append(k)
-        return places
 
     def to_frame(self) -> pd.DataFrame:
         """Every estimate with its standard error, by brms' names.
@@ -496,24 +379,9 @@ class MixedFit:
         tables.append(self.variances)
         for k, term in enumerate(self.data.design.terms):
             sd = np.sqrt(np.einsum("vii->vi", self.solution.effect_cov[k]))
-            index = [
-                f"r_{term.factor.name}[{level},{parameters.plain(x)}]"
-                for level in term.factor.labels
-                for x in term.names
-            ]
+            index = parameters.effect_names(term)
             tables.append(pd.DataFrame({"estimate": self.solution.effects[k].ravel(), "se": sd.ravel()}, index=index))
         return pd.concat(tables).rename_axis("parameter")
-
-    @property
-    def fixed_parameters(self) -> list[str]:
-        """Brms' names of the fixed effects."""
-        return [f"b_{parameters.plain(name)}" for name in self.fixed_names]
-
-    @copied
-    def point_estimates(self) -> pd.Series:
-        """All parameters but the random effects, by brms' names."""
-        values = np.concatenate([self.solution.beta, parameters.values(self.solution)])
-        return pd.Series(values, index=[*self.fixed_parameters, *parameters.names(self.data.design.terms)])
 
     @copied
     def variances(self) -> pd.DataFrame:
@@ -531,23 +399,6 @@ class MixedFit:
         return np.array([*(value for values in full for value in values), True])
 
     # The data again.
-
-    @copied
-    def fitted_values(self) -> pd.Series:
-        """Xβ̂ + Zb̂ (+ offset), by the index of the data."""
-        design = self.data.design
-        values = design.X[:, list(self.data.fixed.kept)] @ self.solution.beta
-        for k, term in enumerate(design.terms):
-            values = values + np.einsum("ij,ij->i", term.basis, self.solution.effects[k][term.factor.codes])
-        values = values if design.offset is None else values + design.offset
-        return pd.Series(values, index=design.index, name="fitted")
-
-    @copied
-    def residuals(self) -> pd.Series:
-        """Response less fitted values."""
-        return pd.Series(
-            self.data.design.y - self.fitted_values.to_numpy(), index=self.data.design.index, name="residual"
-        )
 
     def predict(
         self,
@@ -677,9 +528,6 @@ class MixedFit:
         """Return the fit as text, laid out as lme4's summary."""
         return summary.text(self)
 
-    def __str__(self) -> str:
-        return self.summary()
-
     def __repr__(self) -> str:
         return f"<MixedFit {self.method}: {self.formula}, criterion={self.criterion:.6f}, {self.status.value}>"
 
@@ -691,10 +539,3 @@ def _chosen(given: "str | list[str] | None", known: list[str]) -> list[str]:
     if unknown or not names:
         raise ValueError(f"parameters {unknown} are not of this table: choose from {known}.")
     return names
-
-
-def _triangle(root: Array) -> Array:
-    """The lower-triangular root of root rootᵀ, whatever the units of its rows."""
-    size = np.linalg.norm(root, axis=1)
-    size[size == 0.0] = 1.0
-    return reml.canonical(root / size[:, None], 1e-8)[0] * size[:, None]

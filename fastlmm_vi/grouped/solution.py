@@ -70,7 +70,7 @@ class Solution:
     def effects(self) -> dict[int, Array]:
         """E[b | y] of every term, (levels, d)."""
         scale, x, found = self.likelihood.data.fixed.scale, self._x, {}
-        for f, start, k, d in self._terms():
+        for f, start, k, d in self.likelihood.data.places:
             u = x[slice(*self.likelihood.data.pattern.effect[f : f + 2])].reshape(-1, self.likelihood.data.groups[f].d)
             found[k] = scale * u[:, start : start + d] @ self.roots[k].T
         return found
@@ -79,7 +79,7 @@ class Solution:
     def effect_cov(self) -> dict[int, Array]:
         """Var(b | y, β̂, θ̂) of every term, (levels, d, d): lme4's conditional variances."""
         found = {}
-        for f, start, k, d in self._terms():
+        for f, start, k, d in self.likelihood.data.places:
             part = slice(start, start + d)
             root, inverse = self.sigma * self.roots[k], self._own_inverses[f]
             found[k] = root @ inverse[:, part, part] @ root.T
@@ -103,24 +103,13 @@ class Solution:
         A = np.zeros((effects + X.shape[1], len(X)))
         A[effects:] = data.fixed.to_beta.T @ X.T
         column = np.arange(len(X))
-        for f, start, k, d in self._terms() if rows else []:
+        for f, start, k, d in data.places if rows else ():
             Z, codes = rows[k]
             seen = codes >= 0
             first = data.pattern.effect[f] + codes[seen] * data.groups[f].d + start
             A[first[:, None] + np.arange(d), column[seen, None]] = Z[seen] @ self.roots[k]
         self._state[0].forward(A)
         return self.sigma**2 * np.einsum("ij,ij->j", A, A)
-
-    def _terms(self) -> list[tuple[int, int, int, int]]:
-        """Factor, first column in its block, place in the formula, and width, of every term."""
-        data, found = self.likelihood.data, []
-        for f, group in enumerate(data.groups):
-            start = 0
-            for k in group.terms:
-                d = len(data.terms[k].M)
-                found.append((f, start, k, d))
-                start += d
-        return found
 
     @cached_property
     def _own_inverses(self) -> list[Array]:

@@ -4,21 +4,16 @@ import time
 from typing import Any, Self
 
 import numpy as np
-import pandas as pd
 import scipy.stats
-from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.metrics import r2_score
-from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .. import threads
-from ..errors import DataError
 from ..progress import reporter
-from ..result import Array, Fit, Status
+from ..result import Array, Fit
 from . import design, fit
+from .regressor import WideRegressor
 from .spectrum import Spectrum
 
 
-class WideLMM(RegressorMixin, BaseEstimator):
+class WideLMM(WideRegressor):
     """Linear mixed model with a wide random part: y = Zω + Xβ + e, β ~ N(0, σ²_β I_p), e ~ N(0, σ²_e I_n).
 
     Covariates Z (n, c) have fixed effects ω, features X (n, p) random effects β; p may be far larger than n. (lme4
@@ -182,23 +177,7 @@ class WideLMM(RegressorMixin, BaseEstimator):
         """
         start = time.perf_counter()
         fit.check_options(self.get_params(deep=False))
-        _check_rows(X, covariates)
-        dtype = (
-            [np.float64, np.float32] if self.precision == "float32" else np.float64
-        )  # float32 is cast behind the door
-        # That X is finite shows in the Gram matrix or the column norms, without another read of it.
-        checked = {"ensure_min_samples": 2, "ensure_all_finite": bool(self.standardize)}
-        Xa, ya = validate_data(self, X, y, dtype=dtype, y_numeric=True, **checked)
-        with threads.limit(1):
-            data = design.build(
-                Xa,
-                np.asarray(ya, dtype=np.float64),
-                covariates,
-                fit_intercept=self.fit_intercept,
-                standardize=self.standardize,
-                precision=self.precision,
-                feature_names=getattr(self, "feature_names_in_", None),
-            )
+        data = self._design(X, y, covariates, precision=self.precision)
         with reporter(self.verbose) as report:
             self.fit_: Fit = fit.fit(
                 data,
@@ -217,190 +196,18 @@ class WideLMM(RegressorMixin, BaseEstimator):
             )
         return self
 
-    def predict(
-        self,
-        X: Any,
-        covariates: Any = None,
-        return_std: bool = False,
-        interval: str | None = None,
-        level: float = 0.95,
-    ) -> Any:
-        """Predict the response, with its uncertainty where asked.
-
-        Parameters
-        ----------
-        X : array-like (k, p)
-        covariates : array-like (k, c), optional
-            Needed exactly if the fit had covariates.
-        return_std : bool, default False
-            Also return the standard deviation of a new observation: posterior variance of xᵀβ plus σ²_e, with ω and
-            the variances held at their estimates.
-        interval : {None, "mean", "prediction"}
-            Also return a central interval: for the expected response ("mean") or a new observation ("prediction"). It
-            carries the uncertainty of ω too (the prediction error variance of the mixed model equations), at the
-            estimated variances.
-        level : float, default 0.95
-            Of the interval.
-
-        Returns
-        -------
-        mean : ndarray (k,)
-            Or `(mean, std)`, or `(mean, lower, upper)`, or `(mean, std, lower, upper)`.
-        """
-        check_is_fitted(self)
-        if interval not in (None, "mean", "prediction"):
-            raise ValueError(f"interval={interval!r} is not known: choose None, 'mean' or 'prediction'.")
-        if not isinstance(level, float) or not 0.0 < level < 1.0:
-            raise ValueError(f"level={level!r} must lie between 0 and 1.")
-        _check_rows(X, covariates)
-        Xa = validate_data(self, X, dtype=np.float64, reset=False)
-        Z = self._covariates(covariates, len(Xa))
-        mean = Xa @ self.coef_ + self.intercept_ + Z @ self.omega_
-        if not return_std and interval is None:
-            return mean
+    def _uncertainty(
+        self, X: Array, Z: Array, mean: Array, *, return_std: bool, interval: str | None, level: float
+    ) -> list[Array]:
         posterior = self.fit_.posterior
-        variance = posterior.predictive(Xa)
-        out = [mean, np.sqrt(variance + self.sigma2_e_)] if return_std else [mean]
-        if interval is not None:
-            if posterior.link is None:
-                raise ValueError("interval needs the spectrum of X, which was too large here: use return_std=True.")
-            variance = variance + posterior.link.variance(Xa, Z, self.fit_.omega_cov)
-            if interval == "prediction":
-                variance = variance + self.sigma2_e_
-            half = scipy.stats.norm.ppf(0.5 + level / 2) * np.sqrt(variance)
-            out += [mean - half, mean + half]
-        return tuple(out)
-
-    def score(self, X: Any, y: Any, covariates: Any = None, sample_weight: Any = None) -> float:
-        """Return R² of `predict(X, covariates)`.
-
-        Parameters
-        ----------
-        X, covariates
-            As for `predict`.
-        y : array-like (k,)
-        sample_weight : array-like (k,), optional
-        """
-        return float(r2_score(y, self.predict(X, covariates), sample_weight=sample_weight))
-
-    def _covariates(self, covariates: Any, k: int) -> Array:
-        wanted = self.fit_.covariate_names
-        if covariates is None and wanted:
-            raise DataError(f"covariates is missing: the model was fitted with {', '.join(wanted)}.")
-        Z, names = design.check_covariates(covariates, k)
-        if len(names) != len(wanted):
-            raise DataError(f"covariates has {len(names)} columns, the fit had {len(wanted)}: give the same ones.")
-        if isinstance(covariates, pd.DataFrame) and tuple(names) != wanted:
-            raise DataError(
-                f"covariates has the columns {', '.join(names)}, the fit had {', '.join(wanted)}: give the same ones, in "
-                "the same order."
-            )
-        return Z
-
-    @property
-    def coef_(self) -> Array:
-        """Posterior mean of β, (p,)."""
-        return self._result.beta_mean
-
-    @property
-    def beta_var_(self) -> Array:
-        """Posterior variance of every β_j, (p,)."""
-        return self._result.beta_var
-
-    @property
-    def omega_(self) -> Array:
-        """Effects of the covariates, without the intercept."""
-        return self._result.omega
-
-    @property
-    def omega_se_(self) -> Array:
-        """Standard errors of `omega_`."""
-        return self._result.omega_se
-
-    @property
-    def intercept_(self) -> float:
-        """Intercept, 0.0 where the model has none."""
-        return 0.0 if self._result.intercept is None else self._result.intercept
-
-    @property
-    def sigma2_beta_(self) -> float:
-        """Variance of the random effects σ²_β."""
-        return self._result.sigma2_beta
-
-    @property
-    def sigma2_beta_se_(self) -> float:
-        """Standard error of σ²_β."""
-        return self._result.sigma2_beta_se
-
-    @property
-    def sigma2_e_(self) -> float:
-        """Residual variance σ²_e."""
-        return self._result.sigma2_e
-
-    @property
-    def sigma2_e_se_(self) -> float:
-        """Standard error of σ²_e."""
-        return self._result.sigma2_e_se
-
-    @property
-    def pve_(self) -> float:
-        """Proportion of variance explained by the features."""
-        return self._result.pve
-
-    @property
-    def pve_se_(self) -> float:
-        """Standard error of `pve_`."""
-        return self._result.pve_se
-
-    @property
-    def loglik_(self) -> float:
-        """Marginal log-likelihood at the estimates."""
-        return self._result.loglik
-
-    @property
-    def criterion_(self) -> float:
-        """What was maximised: log-likelihood, restricted log-likelihood (lme4's convention) or ELBO."""
-        return self._result.criterion
-
-    @property
-    def elbo_(self) -> float | None:
-        """ELBO at the estimates; None where there is no q."""
-        return self._result.elbo
-
-    @property
-    def trace_(self) -> pd.DataFrame:
-        """Accepted iterates as a tidy table."""
-        return self._result.trace.to_frame()
-
-    @property
-    def n_iter_(self) -> int:
-        """Number of iterations."""
-        return self._result.n_iter
-
-    @property
-    def converged_(self) -> bool:
-        """True at an optimum."""
-        return self._result.converged
-
-    @property
-    def status_(self) -> Status:
-        """How the fit ended."""
-        return self._result.status
-
-    @property
-    def _result(self) -> Fit:
-        check_is_fitted(self)
-        return self.fit_
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "fit_")
-
-
-def _check_rows(X: Any, covariates: Any) -> None:
-    """Two pandas tables must mean the same rows in the same order."""
-    if not isinstance(X, pd.DataFrame) or not isinstance(covariates, pd.DataFrame | pd.Series):
-        return
-    if len(X) == len(covariates) and not X.index.equals(covariates.index):
-        raise DataError(
-            "X and covariates are pandas tables with different indices: align them first, e.g. covariates.loc[X.index]."
-        )
+        variance = posterior.predictive(X)
+        out = [np.sqrt(variance + self.sigma2_e_)] if return_std else []
+        if interval is None:
+            return out
+        if posterior.link is None:
+            raise ValueError("interval needs the spectrum of X, which was too large here: use return_std=True.")
+        variance = variance + posterior.link.variance(X, Z, self.fit_.omega_cov)
+        if interval == "prediction":
+            variance = variance + self.sigma2_e_
+        half = scipy.stats.norm.ppf(0.5 + level / 2) * np.sqrt(variance)
+        return [*out, mean - half, mean + half]

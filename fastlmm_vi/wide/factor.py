@@ -48,6 +48,10 @@ class Diagonalisable(Factor, Protocol):
         """Eigenvalues of G = U D Uᵀ and UᵀB, B (m, k), in the same order."""
         ...
 
+    def with_vectors(self) -> "Eigenvectors":
+        """The same G by its eigenvectors."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class Eigenvectors:
@@ -65,6 +69,10 @@ class Eigenvectors:
     def largest(self) -> float:
         """The last."""
         return float(self.eigenvalues[-1])
+
+    def with_vectors(self) -> "Eigenvectors":
+        """Itself."""
+        return self
 
     def rows(self, B: Array) -> tuple[Array, Array]:
         """Eigenvalues and WᵀB."""

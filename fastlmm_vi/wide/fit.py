@@ -52,9 +52,7 @@ def fit(
 
     `report(stage, iteration, gradient)` is called at every stage and, for sweeps, every iteration.
     """
-    n_threads = threads.count(n_jobs)
-    if design.n * design.p * min(design.n, design.p) < SMALL:
-        n_threads = 1
+    n_threads = enough_threads(design, threads.count(n_jobs))
     timings = {"prepare": prepare_seconds}
     affordable = spectrum is not None or min(design.n, design.p) <= LARGEST_SPECTRUM
     by_sweeps = method == "mfvi" and (solver == "sweep" or (solver == "auto" and not affordable))
@@ -148,6 +146,23 @@ def _spectrum(design: Design, spectrum: Spectrum | None, *, trace: bool, jobs: i
     if spectrum is None:
         made, basis = road.choose(design, trace=trace, jobs=jobs)
         return made, basis, time.perf_counter() - start
+    rotated = reusable(spectrum, design).rotate(design)
+    return spectrum, rotated, time.perf_counter() - start
+
+
+def enough_threads(design: Design, wanted: int) -> int:
+    """The threads that a design of this size can make use of."""
+    return 1 if design.n * design.p * min(design.n, design.p) < SMALL else wanted
+
+
+def reusable(spectrum: Spectrum, design: Design) -> Spectrum:
+    """Return a spectrum that was given for a design.
+
+    Raises
+    ------
+    TypeError, DataError
+        If it is none, or of another X.
+    """
     if not isinstance(spectrum, Spectrum):
         raise TypeError(f"spectrum is a {type(spectrum).__name__}, not a Spectrum: make it with Spectrum.of(X).")
     if not spectrum.features.same(design.features):
@@ -156,8 +171,7 @@ def _spectrum(design: Design, spectrum: Spectrum | None, *, trace: bool, jobs: i
             + (", X is standardised here: make it from the standardised X" if design.scale is not None else "")
             + "): use Spectrum.of(X, precision=...) of this X."
         )
-    rotated = spectrum.rotate(design)
-    return spectrum, rotated, time.perf_counter() - start
+    return spectrum
 
 
 def _warn(result: Fit, estimate: Estimate) -> None:
@@ -174,9 +188,7 @@ def check_options(options: dict[str, Any]) -> None:
     for name, allowed in choices.items():
         if options[name] not in allowed:
             raise ValueError(f"{name}={options[name]!r} is not known: choose one of {', '.join(map(repr, allowed))}.")
-    for name in ("reml", "fit_intercept", "standardize", "accelerate"):
-        if not isinstance(options[name], bool | np.bool_):
-            raise ValueError(f"{name}={options[name]!r} is neither True nor False.")
+    check_limits(options)
     if options["reml"] and options["method"] != "newton":
         raise ValueError(
             f"reml=True goes with method='newton' only, not {options['method']!r}: REML is maximised exactly there."
@@ -190,6 +202,13 @@ def check_options(options: dict[str, Any]) -> None:
         raise ValueError(
             f"block_size goes with method='mfvi' only, not {options['method']!r}: elsewhere β has no blocks."
         )
+
+
+def check_limits(options: dict[str, Any]) -> None:
+    """Raise ValueError for switches that are none, and for a `tol` or `max_iter` that makes no sense."""
+    for name in ("reml", "fit_intercept", "standardize", "accelerate"):
+        if name in options and not isinstance(options[name], bool | np.bool_):
+            raise ValueError(f"{name}={options[name]!r} is neither True nor False.")
     tol, max_iter = options["tol"], options["max_iter"]
     if tol is not None and not (_is_number(tol) and 0.0 < tol < 1.0):
         raise ValueError(f"tol={tol!r} must be a number between 0 and 1, or None for the method's own.")

@@ -123,6 +123,41 @@ class Spectrum:
             return np.maximum(rest, 0.0)  # a difference: rounding may leave less than nothing
         return np.einsum("ij,ji->i", X, self.factor.solve(gamma, X.T))
 
+    def with_vectors(self) -> "Spectrum":
+        """The same spectrum by its eigenvectors, which posteriors that average over θ need."""
+        return Spectrum(self.features, self._diagonalisable.with_vectors())
+
+    @property
+    def _vectors(self) -> tuple[Array, Array]:
+        """Positive eigenvalues (r,) and their eigenvectors (min(n, p), r)."""
+        if not isinstance(self.factor, Eigenvectors):
+            raise TypeError("This spectrum has no eigenvectors: use Spectrum.of(X), or its with_vectors().")
+        keep = self.factor.eigenvalues > 0.0
+        return self.factor.eigenvalues[keep], self.factor.W[:, keep]
+
+    def from_eigenbasis(self, t: Array) -> Array:
+        """XᵀU t, (p,): U the eigenvectors of K with positive eigenvalue, t (r,)."""
+        d, W = self._vectors
+        return self.features.rmatvec(W @ t) if self.row_side else W @ (np.sqrt(d) * t)
+
+    def to_eigenbasis(self, X: Array) -> Array:
+        """(XᵀU)ᵀx of every row x of `X` (k, p), (k, r)."""
+        d, W = self._vectors
+        return self.features.matvec(X.T).T @ W if self.row_side else (X @ W) * np.sqrt(d)
+
+    def quadratic(self, M: Array, block: int = 1024) -> Array:
+        """Diagonal of XᵀU M UᵀX, (p,), M (r, r) symmetric, by blocks of columns."""
+        d, W = self._vectors
+        if not self.row_side:
+            half = W * np.sqrt(d)
+            return np.einsum("ij,ij->i", half @ M, half)
+        p = self.features.shape[1]
+        out = np.empty(p)
+        for start in range(0, p, block):
+            part = self.features.columns(start, min(p, start + block)).T @ W
+            out[start : start + block] = np.einsum("ij,ij->i", part @ M, part)
+        return out
+
     def variances(self, gamma: float, block: int = 1024) -> Array:
         """Diagonal of (I + γ XᵀX)⁻¹, (p,): Var(β_j | y) / σ²_β, by blocks of columns, never p × p when n < p."""
         half = self.factor.half(gamma)

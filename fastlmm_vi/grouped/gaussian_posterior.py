@@ -1,0 +1,101 @@
+"""The Gaussian factors of q at the end: means and covariances of single effects, and joint draws."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from fastlmm_vi_kernels import blocks as kernels
+
+from ..result import Array
+from .elimination import Workspace
+from .gaussian_factor import GaussianFactor, Moments
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianPosterior:
+    """q(β, u), or its factors, at E[1/σ²] = `tau` and E[Σ⁻¹] = `precisions`."""
+
+    gaussian: GaussianFactor
+    tau: float
+    precisions: Sequence[Array]
+
+    @cached_property
+    def moments(self) -> Moments:
+        """Of β, and the expected squares."""
+        return self.gaussian(self.tau, self.precisions)
+
+    @cached_property
+    def _solved(self) -> tuple[Workspace, list[Array]]:
+        """The equations eliminated, solved and inverted, and the roots of every term."""
+        return self.gaussian.workspace(self.tau, self.precisions)
+
+    @cached_property
+    def means(self) -> list[Array]:
+        """E[u] of every term in formula order, (levels, d)."""
+        work, _ = self._solved
+        return [each[0] for each in self._by_term(work.x[None])]
+
+    @cached_property
+    def covariances(self) -> list[Array]:
+        """Cov(u_v) of every level of every term, (levels, d, d)."""
+        work, roots = self._solved
+        own, found = self._own(work), {}
+        for f, start, k, d in self.gaussian.data.places:
+            part = slice(start, start + d)
+            found[k] = roots[k] @ own[f][:, part, part] @ roots[k].T / self.tau
+        return [found[k] for k in range(len(found))]
+
+    def _own(self, work: Workspace) -> list[Array]:
+        """Covariances of the effects of every level of every factor, (levels, d, d), in units of Λ and of 1/τ."""
+        if self.gaussian.factorisation == "joint":
+            return work.own_inverses()
+        return [block.covariances(lam)[0] for block, lam in zip(self.gaussian.blocks, self._lams(work), strict=True)]
+
+    def _lams(self, work: Workspace) -> list[Array]:
+        data, place = self.gaussian.data, self.gaussian.data.pattern.place
+        ends = zip(data.groups, place[:-1], place[1:], strict=True)
+        return [work.lam[a:b].reshape(group.d, group.d) for group, a, b in ends]
+
+    def draw(self, rng: np.random.Generator, size: int) -> tuple[Array, list[Array]]:
+        """Draw β (size, p) and the effects of every term, (size, levels, d)."""
+        draws = self._joint(rng, size) if self.gaussian.factorisation == "joint" else self._apart(rng, size)
+        fixed = self.gaussian.data.fixed
+        alpha = draws[:, draws.shape[1] - len(fixed.kept) :]
+        return fixed.least_squares + fixed.scale * alpha @ fixed.to_beta.T, self._by_term(draws)
+
+    def _joint(self, rng: np.random.Generator, size: int) -> Array:
+        """X = L⁻ᵀ(l + z/√τ), where L⁻ᵀl is the mean: back substitution with noise in the row of y."""
+        work, _ = self._solved
+        p, noise = work.pattern, 1.0 / (self.gaussian.data.fixed.scale * np.sqrt(self.tau))
+        width = np.repeat(p.width[: p.leading], np.diff(p.group)[: p.leading])
+        rows = [np.arange(end - d, end) for d, end in zip(width, p.panel[1:], strict=True)]
+        head = np.concatenate([np.zeros(0, np.intp), *rows])
+        L, T, draws = work.L.copy(), work.T.copy(), np.empty((size, work.x.size))
+        for x in draws:
+            L[head] = work.L[head] + noise * rng.standard_normal(head.size)
+            T[-1, :-1] = work.T[-1, :-1] + noise * rng.standard_normal(len(T) - 1)
+            kernels.solve(p, L, T, x)
+        return draws
+
+    def _apart(self, rng: np.random.Generator, size: int) -> Array:
+        """Every factor of q by itself, in standard coordinates and units of Λ."""
+        work, _ = self._solved
+        data, noise = self.gaussian.data, 1.0 / (self.gaussian.data.fixed.scale * np.sqrt(self.tau))
+        parts = []
+        for own, group in zip(self._own(work), data.groups, strict=True):
+            root = np.linalg.cholesky(own)
+            z = rng.standard_normal((size, group.levels, group.d))
+            parts.append(np.einsum("vij,svj->svi", root, z).reshape(size, -1))
+        of_x = self.gaussian.root_of_x(self.tau)
+        parts.append(rng.standard_normal((size, len(of_x))) @ of_x)
+        return work.x + noise * np.concatenate(parts, axis=1)
+
+    def _by_term(self, draws: Array) -> list[Array]:
+        """Effects (size, levels, d) of every term in the units of the data, of rows x = (u, β)."""
+        _, roots = self._solved
+        data, found = self.gaussian.data, {}
+        for f, start, k, d in data.places:
+            u = draws[:, slice(*data.pattern.effect[f : f + 2])].reshape(len(draws), -1, data.groups[f].d)
+            found[k] = data.fixed.scale * u[:, :, start : start + d] @ roots[k].T
+        return [found[k] for k in range(len(found))]
