@@ -71,15 +71,16 @@ def inference_data(
         If a group is not known, or an array does not fit its dimensions.
     """
     az = import_arviz()
-    coords, names = dict(coords or {}), {name: list(of) for name, of in (dims or {}).items()}
+    labels = {name: list(of) for name, of in (coords or {}).items()}
+    names = {name: list(of) for name, of in (dims or {}).items()}
     arrays = {group: {name: np.asarray(x) for name, x in named.items()} for group, named in groups.items()}
     for group, named in arrays.items():
         for name, values in named.items():
-            _check(group, name, values, names, coords)
+            _check(group, name, values, names, labels)
     attributes = dict(attributes or {})
     if az.__version__.startswith("0."):
-        return az.from_dict(**arrays, coords=coords, dims=names, attrs=attributes, save_warmup=True)
-    return az.from_dict(arrays, coords=coords, dims=names, attrs={"/": attributes}, save_warmup=True)
+        return az.from_dict(**arrays, coords=labels, dims=names, attrs=attributes, save_warmup=True)
+    return az.from_dict(arrays, coords=labels, dims=names, attrs={"/": attributes}, save_warmup=True)
 
 
 def _check(group: str, name: str, values: Any, dims: Mapping[str, list[str]], coords: Mapping[str, Any]) -> None:

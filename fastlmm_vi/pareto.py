@@ -30,10 +30,13 @@ class Smoothed(NamedTuple):
     k : float
         k̂, the estimated shape of the tail: means have a finite variance below ½, are reliable below `threshold(S)`; −∞ where
         all weights are equal, ∞ where there are too few draws to say.
+    log_mean : float
+        Log of the mean of the smoothed ratios: the target's integral, where the proposal's is 1.
     """
 
     log_weights: Array
     k: float
+    log_mean: float
 
     @property
     def ess(self) -> float:
@@ -76,7 +79,7 @@ def smooth(log_ratios: ArrayLike, *, r_eff: float = 1.0) -> Smoothed:
         )
     x = ratios - ratios.max()
     if x.min() > -LIKE_ZERO:
-        return Smoothed(np.full(x.size, -np.log(x.size)), -np.inf)
+        return Smoothed(np.full(x.size, -np.log(x.size)), -np.inf, float(ratios.mean()))
     count = min(int(np.ceil(min(0.2 * x.size, 3.0 * np.sqrt(x.size / r_eff)))), x.size - 1)
     order = np.argsort(x, kind="stable")
     edge = max(x[order[-count - 1]], SMALLEST)
@@ -87,7 +90,8 @@ def smooth(log_ratios: ArrayLike, *, r_eff: float = 1.0) -> Smoothed:
         if np.isfinite(k):
             levels = (np.arange(len(tail)) + 0.5) / len(tail)
             x[tail] = np.minimum(np.log(cut + tail_quantiles(levels, k, scale)), 0.0)
-    return Smoothed(x - logsumexp(x), float(k))
+    total = float(logsumexp(x))
+    return Smoothed(x - total, float(k), float(ratios.max()) + total - np.log(x.size))
 
 
 def threshold(size: int) -> float:

@@ -30,6 +30,11 @@ class Status(Enum):
     SINGULAR = "singular"
     ELBO_FELL = "elbo_fell"
     NOT_CONVERGED = "not_converged"
+    HEAVY_WEIGHTS = "heavy_weights"
+    DIVERGENT = "divergent"
+    NOT_MIXED = "not_mixed"
+    FEW_DRAWS = "few_draws"
+    INTERRUPTED = "interrupted"
 
     @property
     def advice(self) -> str:
@@ -39,7 +44,7 @@ class Status(Enum):
     @property
     def converged(self) -> bool:
         """True at a maximum: interior, on the boundary, or local where the likelihood is unbounded."""
-        return self not in (Status.NOT_CONVERGED, Status.ELBO_FELL)
+        return self not in _UNFINISHED
 
 
 _ADVICE = {
@@ -71,6 +76,29 @@ _ADVICE = {
         "data in other units, or drop a term that explains next to everything."
     ),
     Status.NOT_CONVERGED: "Not converged: stopped before the optimum. Raise max_iter.",
+    Status.HEAVY_WEIGHTS: (
+        "Not reliable: a few importance weights (Pareto k̂ above its threshold) carry the result; the posterior is not near "
+        'enough to its Laplace approximation. Use method="nuts".'
+    ),
+    Status.DIVERGENT: (
+        "Not reliable: some trajectories diverged, so that a part of the posterior may be missing. Raise target_accept "
+        "(0.95, 0.99), or use stronger priors."
+    ),
+    Status.NOT_MIXED: (
+        "Not converged: the chains disagree (R-hat 1.01 or more). Raise tune and draws; if it stays, look for several modes."
+    ),
+    Status.FEW_DRAWS: (
+        "Converged, but too few independent draws for quantiles (effective sample size below 400). Raise draws."
+    ),
+    Status.INTERRUPTED: "Stopped by the user: the draws made so far.",
+}
+_UNFINISHED = {
+    Status.ELBO_FELL,
+    Status.NOT_CONVERGED,
+    Status.HEAVY_WEIGHTS,
+    Status.DIVERGENT,
+    Status.NOT_MIXED,
+    Status.INTERRUPTED,
 }
 
 

@@ -168,7 +168,7 @@ class CorrelationFactor:
 
     def log_q(self, logs: Array, z: Array) -> Array:
         """Log density of (log s₁, log s₂) (size, 2) and artanh r (size, 1)."""
-        return self.log_density(*logs.T, z[:, 0]) - self._box.log_integral
+        return self.log_density(logs[:, 0], logs[:, 1], z[:, 0]) - self._box.log_integral
 
 
 def concentrated(log_density: Density, centre: Sequence[float], scale: Sequence[float]) -> Place:

@@ -20,11 +20,11 @@ from .posterior import Posterior, Scales
 from .variational_posterior import VariationalPosterior
 
 if TYPE_CHECKING:
-    from .bayes_result import BayesFit
+    from .bayes_result import BayesFit, Lens
 
 LIMIT = 2e9  # rows × random effects × draws up to which every row is left out exactly
 BLOCK = 10_000  # rows at a time
-TAIL, POINTS = 1e-7, 4001  # of the distributions that are compared
+TAIL, POINTS = 1e-7, 20_001  # of the distributions that are compared
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -49,8 +49,8 @@ class Diagnostics:
         Expected log predictive density of single observations, the random effects of its groups known, by draws of the exact
         posterior (of a variational fit: σ, Σ from q, reweighted; β and b given these).
     exact_loo : Elpd or None
-        Leave-one-out without approximation but that of the weights: every observation's predictive density given σ and Σ in
-        closed form. None of large data.
+        Leave-one-out with every observation's predictive density given σ and Σ in closed form: by quadrature exact, else by
+        weighted draws of σ and Σ. None of large data.
     """
 
     method: str
@@ -91,15 +91,6 @@ class Diagnostics:
         return f"<Diagnostics {self.method}>"
 
 
-class Weighted(NamedTuple):
-    """Draws of everything, with weights that make them draws of the exact posterior."""
-
-    draws: Draws
-    scales: list[Scales]
-    phi: Array
-    log_weights: Array
-
-
 class Ratios(NamedTuple):
     """What importance weights from q to the exact posterior say."""
 
@@ -114,7 +105,6 @@ def of(
 ) -> Diagnostics:
     """See `BayesFit.diagnostics`."""
     exact, q = Posterior(fit.data, fit.priors), fit.posterior
-    variational = isinstance(q, VariationalPosterior)
     show("diagnostics, draws")
     draws = q.draw(rng, size)
     scales = draws.scales(exact.sizes)
@@ -124,31 +114,37 @@ def of(
         if isinstance(q, VariationalPosterior):
             ratios = _ratios(exact, q, draws, scales, phi)
             draws = _given(exact, phi, draws, rng)
-        weighted = Weighted(draws, scales, phi, np.zeros(size) if ratios is None else ratios.log_weights)
+        log_weights = np.zeros(size) if ratios is None else ratios.log_weights
+        show("diagnostics, exact posterior")
+        truth = _truth(exact, q, reference)
         show("diagnostics, leave-one-out")
-        loo, waic = _by_draws(fit, weighted)
-        effects = int(fit.data.pattern.effect[-1])
-        leaving = _by_hand(exact, weighted) if fit.n * effects * size <= LIMIT else None
-    show("diagnostics, exact posterior")
-    truth = reference.posterior if reference is not None else _quadrature(exact) if variational else None
+        loo, waic = _by_draws(fit, draws, log_weights)
+        known = truth if isinstance(truth, quadrature.Quadrature) else None
+        nodes = phi if known is None else known.kept[0]
+        few = fit.n * int(fit.data.pattern.effect[-1]) * len(nodes) <= LIMIT
+        leaving = _by_hand(exact, nodes, log_weights, None if known is None else known.kept[1]) if few else None
     return Diagnostics(
         method=fit.method,
         elbo=fit.elbo,
-        log_evidence=fit.log_evidence if truth is None else truth.log_evidence,
+        log_evidence=None if truth is None else truth.log_evidence,
         log_evidence_estimate=None if ratios is None else ratios.log_evidence,
         k=None if ratios is None else ratios.k,
         k_scales=None if ratios is None else ratios.k_scales,
         linear_response=responses(q) if isinstance(q, VariationalPosterior) else None,
-        accuracy=None if truth is None else accuracies(q.marginals, truth.marginals),
+        accuracy=None if truth is None or truth is q else accuracies(q.marginals, truth.marginals),
         loo=loo,
         waic=waic,
         exact_loo=leaving,
     )
 
 
-def _quadrature(exact: Posterior) -> "quadrature.Quadrature | None":
-    """The exact posterior, where there are few enough variance parameters."""
-    return quadrature.fit(exact) if len(exact.names) <= quadrature.MOST else None
+def _truth(exact: Posterior, q: "Lens", reference: "BayesFit | None") -> "Lens | None":
+    """The exact posterior: given, the fit's own, or by quadrature where there are few enough variance parameters."""
+    if reference is not None:
+        return reference.posterior
+    if not isinstance(q, VariationalPosterior):
+        return q
+    return quadrature.fit(exact) if 0 < len(exact.names) <= quadrature.MOST else None
 
 
 def _blocks(n: int) -> list[slice]:
@@ -175,47 +171,35 @@ def _given(exact: Posterior, phi: Array, draws: Draws, rng: np.random.Generator)
     return Draws({**draws.parameters, **dict(zip(names, beta.T, strict=True))}, effects)
 
 
-def _by_draws(fit: "BayesFit", weighted: Weighted) -> tuple[Elpd, Elpd]:
+def _by_draws(fit: "BayesFit", draws: Draws, log_weights: Array) -> tuple[Elpd, Elpd]:
     """Leave-one-out and WAIC of single observations."""
-    log_likelihood = np.concatenate(
-        [pointwise.log_density(fit.data, weighted.draws, rows) for rows in _blocks(fit.n)], axis=1
-    )
-    weights = weighted.log_weights
-    return elpd.loo(log_likelihood, log_weights=weights), elpd.waic(log_likelihood, log_weights=weights)
+    log_likelihood = np.concatenate([pointwise.log_density(fit.data, draws, rows) for rows in _blocks(fit.n)], axis=1)
+    return elpd.loo(log_likelihood, log_weights=log_weights), elpd.waic(log_likelihood, log_weights=log_weights)
 
 
-def _by_hand(exact: Posterior, weighted: Weighted) -> Elpd:
+def _by_hand(exact: Posterior, nodes: Array, log_weights: Array, weights: Array | None) -> Elpd:
     """1/p(y_i | y without i) = E[1/p(y_i | y without i, φ)] over p(φ | y), the inner density in closed form.
 
-    With μ and v the mean and variance of x_i β + z_i b given φ and all of y, s² = σ²/w_i and h = v/s², y_i given the others is
-    normal with mean y_i − (y_i − μ)/(1 − h) and variance s²/(1 − h).
+    With μ and v the mean and variance of x_i β + z_i b given φ and all of y, s² = σ²/w_i and h = v/s²: given φ and the other
+    observations y_i is normal with mean y_i − (y_i − μ)/(1 − h) and variance s²/(1 − h). Nodes with `weights` are those of
+    an integral; others are draws, whose ratios are smoothed.
     """
     design, kept = exact.data.design, list(exact.data.fixed.kept)
     offset = np.zeros(len(design.y)) if design.offset is None else design.offset
-    w = np.ones(len(design.y)) if design.weights is None else design.weights
+    precision = np.ones(len(design.y)) if design.weights is None else design.weights
     rows = [(term.basis, term.factor.codes) for term in design.terms]
-    found = np.empty((len(weighted.phi), len(design.y)))
-    marginal = np.empty_like(found)
-    for i, phi in enumerate(weighted.phi):
+    without = np.empty((len(nodes), len(design.y)))
+    within = np.empty_like(without)
+    for i, phi in enumerate(nodes):
         at = exact.given(phi)
         mean, v = at.moments_of(design.X[:, kept], rows)
-        s2 = at.scales.sigma**2 / w
-        off, left = design.y - offset - mean, 1.0 - v / s2
-        found[i] = -0.5 * (LOG_2PI + np.log(s2 / left) + off**2 / (left * s2))
-        marginal[i] = -0.5 * (LOG_2PI + np.log(s2 + v) + off**2 / (s2 + v))
-    log_weights = weighted.log_weights - logsumexp(weighted.log_weights)
-    pointwise_elpd = -logsumexp(log_weights[:, None] - found, axis=0)
-    within = logsumexp(log_weights[:, None] + marginal, axis=0)
-    return Elpd(
-        method="loo",
-        elpd=float(pointwise_elpd.sum()),
-        se=float(np.sqrt(len(design.y) * pointwise_elpd.var())),
-        p=float((within - pointwise_elpd).sum()),
-        pointwise=pointwise_elpd,
-        k=None,
-        threshold=None,
-        unreliable=0,
-    )
+        s2 = at.scales.sigma**2 / precision
+        left = 1.0 - v / s2
+        without[i] = -0.5 * (LOG_2PI + np.log(s2 / left) + (design.y - offset - mean) ** 2 / (left * s2))
+        within[i] = -0.5 * (LOG_2PI + np.log(s2 + v) + (design.y - offset - mean) ** 2 / (s2 + v))
+    log_weights = log_weights if weights is None else np.log(weights)
+    within = logsumexp(within + (log_weights - logsumexp(log_weights))[:, None], axis=0)
+    return elpd.loo(without, log_weights=log_weights, within=within, nodes=weights is not None)
 
 
 def responses(q: VariationalPosterior) -> pd.DataFrame:
@@ -237,9 +221,9 @@ def accuracies(q: Mapping[str, Marginal], p: Mapping[str, Marginal]) -> pd.Serie
 
 
 def accuracy(q: Marginal, p: Marginal) -> float:
-    """100 (1 − ½ ∫ |q − p|), by the trapezoidal rule between quantiles of both."""
+    """100 (1 − ½ ∫ |q − p|) = 100 ∫ min(q, p), by the trapezoidal rule between quantiles of both."""
     levels = np.concatenate([TAIL * 10.0 ** np.arange(5), np.linspace(0.02, 0.98, 97)])
     levels = np.unique(np.concatenate([levels, 1.0 - levels]))
     ends = np.sort(np.concatenate([q.quantile(levels), p.quantile(levels)]))
     x = np.unique(np.linspace(ends[:-1], ends[1:], POINTS // len(ends) + 2))
-    return 100.0 * (1.0 - 0.5 * float(np.trapezoid(np.abs(q.pdf(x) - p.pdf(x)), x)))
+    return 100.0 * float(np.trapezoid(np.minimum(q.pdf(x), p.pdf(x)), x))

@@ -36,7 +36,7 @@ class Factor(Protocol):
         ...
 
     def log_q(self, logs: Array, z: Array) -> Array:
-        """Log density of the standard deviations' logarithms (size, d) and the canonical partial correlations' z-transforms."""
+        """Log density of logarithms of standard deviations (size, d) and z-transforms of canonical partial correlations."""
         ...
 
 

@@ -93,7 +93,7 @@ class GaussianPosterior:
         return draws, z.shape[1] * np.log(self._noise) - 0.5 * logdet
 
     def _apart(self, z: Array) -> tuple[Array, float]:
-        """Every factor of q by itself, in standard coordinates and units of Λ; and the log-determinant of their derivative."""
+        """Every factor of q by itself, in standard coordinates and units of Λ; and log |∂X/∂z|."""
         work, *_ = self._solved
         data, parts, logdet, at = self.gaussian.data, [], 0.0, 0
         for own, group in zip(self._own(work), data.groups, strict=True):

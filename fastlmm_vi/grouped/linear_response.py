@@ -102,7 +102,8 @@ class LinearResponse:
     def _between(self, answers: Array) -> Array:
         """What the uncertainty of σ and of the covariances adds to the covariance of means with these ∂/∂e."""
         D = self._learned[0]
-        return answers @ self._feedback @ D @ (-2.0 * answers.T)
+        found: Array = answers @ self._feedback @ D @ (-2.0 * answers.T)
+        return found
 
     @cached_property
     def _joint(self) -> GaussianPosterior:
@@ -119,7 +120,7 @@ class LinearResponse:
     @cached_property
     def effect_sd(self) -> list[Array]:
         """Standard deviations of the random effects of every term, (levels, d)."""
-        found = []
+        found: list[Array] = []
         for cov, answers in zip(self._joint.covariances, self._answers[2], strict=True):
             half = answers @ self._feedback @ self._learned[0]
             between = -2.0 * np.einsum("ij,ij->i", half, answers)

@@ -214,7 +214,7 @@ class Given:
         return [found[k] for k in range(len(found))]
 
     def moments_of(self, X: Array, rows: Rows) -> tuple[Array, Array]:
-        """Means and variances of m combinations x_i β + Σ z_i b: X (m, p) and, per term, coefficients (m, d) and codes (m,)."""
+        """Means and variances of m numbers x_i β + Σ z_i b: X (m, p) and, per term, coefficients (m, d) and codes (m,)."""
         data, fixed = self.data, self.data.fixed
         effects, terms = int(data.pattern.effect[-1]), self._terms()
         u = self.at.solve_given(self.delta)

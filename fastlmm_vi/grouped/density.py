@@ -1,0 +1,197 @@
+"""The log posterior density of the variance parameters and its gradient as one compiled function, callable by address."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from fastlmm_vi_kernels import marginal
+from numpy.typing import ArrayLike
+
+from ..priors import Fixed
+from ..result import Array
+from . import parameters, prior_rows
+from .cross_products import CrossProducts
+from .likelihood import LOG_2PI
+from .model_priors import ModelPriors
+from .one_way import Reduced, merged
+
+
+@dataclass(frozen=True, eq=False)
+class Density:
+    """log p(φ | y) up to its constant p(y), β and all random effects integrated out, and its gradient.
+
+    φ is that of `posterior.Posterior`, Jacobians of its transformations in the density. With `scale="signed"` a standard
+    deviation s is sampled as t = ± s instead of log s, the prior at |t| shared by both signs, and the covariance of the
+    effects is diag(t) R diag(t): smooth where t changes its sign (`unsigned`).
+
+    No evaluation touches the data or writes to anything that another could read: any number of threads may evaluate at
+    once, and call `address` with `user_data` as
+
+        int (size_t dim, double *phi, double *gradient, double *log_density, void *user_data)
+
+    which returns 0, or 1 where the density is 0 or rounding leaves no positive pivot (log density −∞), never NaN.
+
+    Parameters
+    ----------
+    data : CrossProducts
+    priors : ModelPriors
+    scale : {"log", "signed"}
+    """
+
+    data: CrossProducts
+    priors: ModelPriors
+    scale: Literal["log", "signed"] = "log"
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Parameters of φ by brms' names."""
+        found, keep = parameters.names(self.data.design.terms), []
+        for prior, term in zip(self.priors.terms, self.data.design.terms, strict=True):
+            d = len(term.names)
+            keep += [not isinstance(one, Fixed) for one in prior.scales or [None] * d]
+            keep += [True] * (d * (d - 1) // 2)
+        keep.append(not isinstance(self.priors.sigma, Fixed))
+        return [name for name, kept in zip(found, keep, strict=True) if kept]
+
+    @property
+    def dim(self) -> int:
+        """Number of parameters."""
+        return len(self.names)
+
+    def logp(self, phi: ArrayLike) -> float:
+        """Log density at φ; −∞ where it is 0."""
+        return self.logp_grad(phi)[0]
+
+    def logp_grad(self, phi: ArrayLike) -> tuple[float, Array]:
+        """Log density and its gradient at φ."""
+        x, gradient = np.array(phi, dtype=np.float64), np.zeros(self.dim)
+        return self._family.evaluate(self._block, x, gradient), gradient
+
+    def logp_many(self, phis: ArrayLike) -> Array:
+        """Log densities (m,) at rows of φ (m, dim)."""
+        rows = np.array(phis, dtype=np.float64, order="C")
+        values = np.empty(len(rows))
+        self._family.evaluate_many(self._block, rows, values)
+        return values
+
+    @property
+    def address(self) -> int:
+        """Of the C function, for as long as the process lives."""
+        return self._family.callback.address
+
+    @property
+    def user_data(self) -> int:
+        """Its last argument, valid as long as this object lives."""
+        return int(self._block.ctypes.data)
+
+    def unsigned(self, phis: ArrayLike) -> Array:
+        """Rows of φ (m, dim) under `scale="signed"` as they are under "log": signs moved from deviations to correlations."""
+        rows, at = np.array(phis, dtype=np.float64), 0
+        if self.scale == "log":
+            return rows
+        for prior, term in zip(self.priors.terms, self.data.design.terms, strict=True):
+            d = len(term.names)
+            signs = np.ones((len(rows), d))
+            for i, one in enumerate(prior.scales or [None] * d):
+                if not isinstance(one, Fixed):
+                    signs[:, i] = np.copysign(1.0, rows[:, at])
+                    rows[:, at] = np.log(np.maximum(np.abs(rows[:, at]), np.finfo(np.float64).tiny))
+                    at += 1
+            for i in range(d):
+                for j in range(i):
+                    rows[:, at] *= signs[:, i] * signs[:, j]
+                    at += 1
+        return rows
+
+    @cached_property
+    def beta_rows(self) -> Array:
+        """The prior N(m, P⁻¹) of β in standard coordinates δ as rows of [X y], [I m]ᵀ P [I m] (q, q)."""
+        B, prior = self.data.fixed.scale * self.data.fixed.to_beta, self.priors.beta
+        mean = np.linalg.solve(B, prior.mean - self._base)
+        rows = np.column_stack([np.eye(len(mean)), mean])
+        return np.asarray(rows.T @ B.T @ prior.precision @ B @ rows, dtype=np.float64)
+
+    @cached_property
+    def _base(self) -> Array:
+        """β where the coordinates δ of the standard X are 0: β = base + scale · to_beta · δ."""
+        fixed, one_way = self.data.fixed, self.data.one_way
+        shift = np.zeros(len(fixed.to_beta)) if one_way is None else one_way.shift
+        return fixed.least_squares + fixed.scale * fixed.to_beta @ shift
+
+    @cached_property
+    def constant(self) -> float:
+        """What of the log likelihood does not depend on the variance parameters."""
+        fixed, weights = self.data.fixed, self.data.design.weights
+        (n, p), of_weights = fixed.Q.shape, 0.0 if weights is None else float(np.log(weights).sum())
+        jacobian = float(np.linalg.slogdet(fixed.scale * fixed.to_beta)[1])
+        return (
+            self.priors.beta.log_constant + jacobian - 0.5 * ((n - p) * LOG_2PI - of_weights) - n * np.log(fixed.scale)
+        )
+
+    @cached_property
+    def _family(self) -> "Family":
+        return ONE_WAY if self.data.one_way is not None else BLOCKS
+
+    @cached_property
+    def _block(self) -> Array:
+        """Everything that the compiled function reads, in one piece of memory."""
+        prior = prior_rows.rows(self.data, self.priors, self.scale == "signed")
+        n, p = self.data.fixed.Q.shape
+        numbers = np.array([prior.signed, prior.unit, self.constant, n - p])
+        common = [*prior[:8], numbers, self.beta_rows, np.asarray(self.data.pattern.place, np.int64)]
+        assert len(common) == marginal.COMMON
+        own = blocks_sections(self.data) if self.data.one_way is None else one_way_sections(self.data.one_way)
+        return packed([*common, *own])
+
+
+@dataclass(frozen=True)
+class Family:
+    """The compiled functions of one family of designs."""
+
+    evaluate: Any
+    evaluate_many: Any
+    callback: Any
+
+
+ONE_WAY = Family(marginal.one_way, marginal.one_way_many, marginal.ONE_WAY)
+BLOCKS = ONE_WAY
+
+
+def one_way_sections(groups: Reduced) -> list[Array]:
+    """Classes of groups as rows side by side, filled up to a multiple of 8: what one vector holds."""
+    R, count, first, C = merged(groups.R, groups.C)
+    owner = np.repeat(np.arange(len(R)), np.diff(first))
+    weight = np.zeros(len(C))
+    weight[first[:-1]] = count
+    order = np.argsort(np.select([weight == 1.0, weight > 1.0], [0, 1], 2), kind="stable")
+    d, q = C.shape[1:]
+    n = -(-len(C) // 8) * 8
+    by_row = np.zeros((d, d, n)), np.zeros((q, d, n)), np.zeros(n)
+    by_row[0][:, :, : len(C)] = R[owner[order]].transpose(1, 2, 0)
+    by_row[1][:, :, : len(C)] = C[order].transpose(2, 1, 0)
+    by_row[2][: len(C)] = weight[order]
+    sizes = np.array([d, n, np.count_nonzero(weight == 1.0), np.count_nonzero(weight)], np.int64)
+    return [sizes, *by_row, groups.within]
+
+
+def blocks_sections(data: CrossProducts) -> list[Array]:
+    """The pattern and the products."""
+    return []
+
+
+def packed(sections: Sequence[Array]) -> Array:
+    """One block of memory: its length, place and length of every section, the sections; all of 8 bytes, from 64 on."""
+    starts, at = [], -(-(1 + 2 * len(sections)) // 8) * 8
+    for one in sections:
+        starts.append(at)
+        at += -(-one.size // 8) * 8
+    room = np.zeros(at + 8)
+    block = room[(-room.ctypes.data // 8) % 8 :][:at]
+    header = np.array([at, *(x for start, one in zip(starts, sections, strict=True) for x in (start, one.size))])
+    block.view(np.int64)[: header.size] = header
+    for start, one in zip(starts, sections, strict=True):
+        part = block[start : start + one.size]
+        (part.view(np.int64) if one.dtype.kind == "i" else part)[:] = one.ravel()
+    return block
