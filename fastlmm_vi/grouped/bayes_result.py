@@ -10,12 +10,13 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
+from .. import threads
 from ..copied import copied
 from ..errors import ConvergenceWarning
 from ..mixtures import Mixtures
 from ..progress import stages
 from ..result import Array, Status
-from . import diagnostics, parameters, quadrature, reml, starts, variational
+from . import bayes_prediction, diagnostics, export, parameters, quadrature, reml, starts, variational
 from .cross_products import CrossProducts
 from .diagnostics import Diagnostics
 from .draws import Draws
@@ -31,6 +32,7 @@ QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
 # Factorisations that a method can have, the default first.
 FACTORISATIONS = {"structured-vi": ("joint",), "mfvi": ("group", "factor", "coefficient")}
 METHODS = ("quadrature", *FACTORISATIONS)
+CHAINS = 4  # of independent draws, where one is asked for them
 SAID = {
     "joint": "q(β, b) q(σ) Π q(Σ_l)",
     "factor": "q(β) Π q(b of a grouping factor) q(σ) Π q(Σ_l)",
@@ -311,6 +313,79 @@ class BayesFit(GroupedFit):
         if size < 1:
             raise ValueError(f"size={size!r} is not a number of draws: give 1, 2, …")
         return self.posterior.draw(np.random.default_rng(random_state), size).to_frame(self.data.design.terms)
+
+    def predict(
+        self,
+        data: Any = None,
+        *,
+        interval: str | None = None,
+        level: float = 0.95,
+        random_effects: bool = True,
+        draws: int = 1000,
+        random_state: Any = 0,
+    ) -> "pd.Series | pd.DataFrame":
+        """Predict the mean response of new rows.
+
+        Parameters
+        ----------
+        data : DataFrame, optional
+            With the columns of the formula but the response; default the data of the fit.
+        interval : {"confidence", "prediction"}, optional
+            Add `lower` and `upper`: of the mean response, or of a new observation; quantiles of draws, in which the
+            variances are uncertain too. Of weight 1 for new rows.
+        level : float, default 0.95
+        random_effects : bool, default True
+            False leaves them out.
+        draws : int, default 1000
+        random_state : int or Generator, default 0
+
+        Returns
+        -------
+        Series, or DataFrame with columns `mean`, `lower`, `upper`
+            By the index of `data`. Groups that the fit has not seen have effects drawn from their distribution, and a
+            `FitWarning` counts them.
+
+        Examples
+        --------
+        >>> import numpy as np, pandas as pd, fastlmm_vi as fl
+        >>> rng = np.random.default_rng(0)
+        >>> df = pd.DataFrame({"g": np.repeat(list("abcdefgh"), 5)})
+        >>> df["y"] = np.repeat(rng.normal(size=8), 5) + rng.normal(size=40)
+        >>> fit = fl.lmm("y ~ 1 + (1 | g)", df, method="quadrature")
+        >>> fit.predict(df.head(1), interval="prediction").round(1)
+           mean  lower  upper
+        0   0.2   -1.9    2.3
+        """
+        rng = np.random.default_rng(random_state)
+        with threads.limit(1):
+            return bayes_prediction.predict(
+                self, data, interval=interval, level=level, random_effects=random_effects, size=draws, rng=rng
+            )
+
+    def to_inference_data(self, draws: int = 1000, *, random_state: Any = 0) -> Any:
+        """Return draws as ArviZ's container, for its plots, summaries and files.
+
+        Parameters
+        ----------
+        draws : int, default 1000
+            All told, independent of each other, in four chains.
+        random_state : int or Generator, default 0
+
+        Returns
+        -------
+        arviz.InferenceData, or of ArviZ 1 xarray.DataTree
+            Groups `posterior` (brms' names; `r_g` has the dimensions `g` and `g_effect`), `posterior_predictive`,
+            `log_likelihood`, `observed_data`, and the ELBO by iteration in `constant_data`.
+
+        Raises
+        ------
+        ImportError
+            If ArviZ is not installed.
+        """
+        if draws < CHAINS or draws % CHAINS:
+            raise ValueError(f"draws={draws!r} is not a multiple of {CHAINS}, the number of chains.")
+        rng = np.random.default_rng(random_state)
+        return export.of(self, self.posterior.draw(rng, draws), CHAINS, rng)
 
     def diagnostics(
         self, reference: "BayesFit | None" = None, *, draws: int = 1000, random_state: Any = 0, verbose: int = 0

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 LIMIT = 2e9  # rows × random effects × draws up to which every row is left out exactly
 BLOCK = 10_000  # rows at a time
-TAIL, POINTS = 1e-7, 20_001  # of the distributions that are compared
+TAIL, POINTS = 1e-7, 4001  # of the distributions that are compared
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -97,13 +97,12 @@ class LinearResponse:
     def _feedback(self) -> Array:
         """(I − D J)⁻¹, (m, m)."""
         D, J = self._learned[0], self._answers[1]
-        return np.linalg.inv(np.eye(len(D)) - D @ J)
+        return np.asarray(np.linalg.inv(np.eye(len(D)) - D @ J), dtype=np.float64)
 
     def _between(self, answers: Array) -> Array:
         """What the uncertainty of σ and of the covariances adds to the covariance of means with these ∂/∂e."""
         D = self._learned[0]
-        found: Array = answers @ self._feedback @ D @ (-2.0 * answers.T)
-        return found
+        return answers @ self._feedback @ D @ (-2.0 * answers.T)
 
     @cached_property
     def _joint(self) -> GaussianPosterior:
