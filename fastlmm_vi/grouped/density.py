@@ -139,7 +139,7 @@ class Density:
         """Everything that the compiled function reads, in one piece of memory."""
         prior = prior_rows.rows(self.data, self.priors, self.scale == "signed")
         n, p = self.data.fixed.Q.shape
-        numbers = np.array([prior.signed, prior.unit, self.constant, n - p])
+        numbers = np.array([prior.signed, prior.unit, self.constant, n - p, p + 1])
         common = [*prior[:8], numbers, self.beta_rows, np.asarray(self.data.pattern.place, np.int64)]
         assert len(common) == marginal.COMMON
         own = blocks_sections(self.data) if self.data.one_way is None else one_way_sections(self.data.one_way)
