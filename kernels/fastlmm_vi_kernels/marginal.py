@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import carray, types
 
-from .covariance import Prior, log_prior, relative, unpack
+from .covariance import Prior, log_prior, relative, to_terms, unpack
 from .dense import cholesky
 from .jit import Callback, kernel
 
@@ -373,25 +373,6 @@ def weigh(d, n, A, Q, H, count, work, omega):
     for a in range(d):
         for b in range(a):
             omega[b * d + a] = omega[a * d + b]
-
-
-@kernel
-def to_terms(prior, omega, lam, sd, sigma, width, E):
-    """E of every term, D Mᵀ(Ω Λ)/σ, from the slope Ω Λ of a single factor, (width, width)."""
-    e, square = 0, 0
-    for k in range(prior.term.size // 5):
-        d, start = prior.term[5 * k], prior.term[5 * k + 2]
-        for i in range(d):
-            for j in range(d):
-                total = 0.0
-                for l in range(i + 1):
-                    slope = 0.0
-                    for m in range(width):
-                        slope += omega[(start + l) * width + m] * lam[m * width + start + j]
-                    total += prior.M[square + l * d + i] * slope
-                E[square + i * d + j] = sd[e + i] * total / sigma
-        e += d
-        square += d * d
 
 
 @kernel

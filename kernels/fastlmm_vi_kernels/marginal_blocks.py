@@ -10,7 +10,7 @@ import numpy as np
 from numba import carray
 
 from .blocks import Pattern, Products, eliminate, fill, selected_inverse, solve
-from .covariance import log_prior, relative, unpack
+from .covariance import by_terms, log_prior, relative, triangular, unpack
 from .dense import cholesky, invert
 from .jit import Callback, kernel
 from .marginal import COMMON, SIGNATURE, common_of, corner, prior_of, real, whole
@@ -83,37 +83,9 @@ def by_blocks(block, phi, gradient):
     solve(pattern, L, T, x)
     selected_inverse(pattern, L, inverse, S)
     moments(pattern, S, inverse, x, unit, B)
-    by_terms(prior, B, common.place, root, turn, E)
+    by_terms(prior, 0, B, common.place, root, turn, E)
     value += log_prior(prior, phi, log_sd, sd, root, E, of_sigma, gradient) - half
     return value if value > -math.inf else -math.inf
-
-
-@kernel
-def triangular(prior, lam, place, turn):
-    """Λ ← Λ O of every term, lower triangular, O orthogonal, by rotations of columns; `turn` ← O."""
-    square = 0
-    for k in range(prior.term.size // 5):
-        d, f, start, width = prior.term[5 * k], prior.term[5 * k + 1], prior.term[5 * k + 2], prior.term[5 * k + 3]
-        first = place[f] + start * width + start
-        for i in range(d):
-            for j in range(d):
-                turn[square + i * d + j] = 1.0 if i == j else 0.0
-        for i in range(d):
-            for j in range(i + 1, d):
-                a, b = lam[first + i * width + i], lam[first + i * width + j]
-                if b == 0.0:
-                    continue
-                size = math.hypot(a, b)
-                c, s = a / size, b / size
-                for l in range(d):
-                    at = first + l * width
-                    one, two = lam[at + i], lam[at + j]
-                    lam[at + i], lam[at + j] = c * one + s * two, c * two - s * one
-                    at = square + l * d
-                    one, two = turn[at + i], turn[at + j]
-                    turn[at + i], turn[at + j] = c * one + s * two, c * two - s * one
-                lam[first + i * width + j] = 0.0
-        square += d * d
 
 
 @kernel
@@ -132,27 +104,6 @@ def moments(pattern, S, inverse, x, unit, B):
                         B[at + i * d + j] += S[pattern.panel[group[f] + v] + i * d + j]
                     else:
                         B[at + i * d + j] += inverse[own - head + i, own - head + j]
-
-
-@kernel
-def by_terms(prior, B, place, root, turn, E):
-    """E ← C⁻ᵀ(O B Oᵀ − J I) of every term."""
-    square = 0
-    for k in range(prior.term.size // 5):
-        d, f, start, width = prior.term[5 * k], prior.term[5 * k + 1], prior.term[5 * k + 2], prior.term[5 * k + 3]
-        first = place[f] + start * width + start
-        for i in range(d - 1, -1, -1):
-            for j in range(d):
-                total = 0.0
-                for l in range(d):
-                    for m in range(d):
-                        total += turn[square + i * d + l] * B[first + l * width + m] * turn[square + j * d + m]
-                if i == j:
-                    total -= prior.groups[k]
-                for l in range(i + 1, d):
-                    total -= root[square + l * d + i] * E[square + l * d + j]
-                E[square + i * d + j] = total / root[square + i * d + i]
-        square += d * d
 
 
 @kernel
