@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .dense import clear
 from .jit import kernel
 
 # Priors of a standard deviation x: kinds, and what (a, b) of a row (constant, a, b) are.
@@ -110,7 +111,7 @@ def unpack(prior, phi, log_sd, sd, C):
 @kernel
 def relative(prior, sd, C, sigma, lam, place):
     """Λ (d, d) of every factor, M D C / σ of its terms on the diagonal, factor f from place[f] on; σ in units of y."""
-    lam[:] = 0.0
+    clear(lam, lam.size)
     e, square = 0, 0
     for k in range(prior.term.size // 5):
         d, f, start, width = prior.term[5 * k], prior.term[5 * k + 1], prior.term[5 * k + 2], prior.term[5 * k + 3]

@@ -13,48 +13,49 @@ from .blocks import Pattern, Products, eliminate, fill, selected_inverse, solve
 from .covariance import by_terms, log_prior, relative, triangular, unpack
 from .dense import cholesky, invert
 from .jit import Callback, kernel
-from .marginal import COMMON, SIGNATURE, common_of, corner, prior_of, real, whole
+from .marginal import COMMON, SIGNATURE, common_of, corner, prior_of, section
 
 
 @kernel
-def pattern_of(block):
+def pattern_of(header):
     """The pattern in a block."""
-    numbers, pairs = whole(block, COMMON), whole(block, COMMON + 9).size // 2
+    numbers, pairs = section(header, header, COMMON), section(header, header, COMMON + 9).size // 2
     return Pattern(
-        whole(block, COMMON + 1),
-        whole(block, COMMON + 2),
-        whole(block, COMMON + 3),
-        whole(block, COMMON + 4),
-        whole(block, COMMON + 5),
-        whole(block, COMMON + 6),
-        whole(block, COMMON + 7),
-        whole(block, COMMON + 8),
-        whole(block, COMMON + 9).reshape((pairs, 2)),
-        whole(block, COMMON + 10).reshape((pairs, 2)),
-        whole(block, COMMON + 11),
+        section(header, header, COMMON + 1),
+        section(header, header, COMMON + 2),
+        section(header, header, COMMON + 3),
+        section(header, header, COMMON + 4),
+        section(header, header, COMMON + 5),
+        section(header, header, COMMON + 6),
+        section(header, header, COMMON + 7),
+        section(header, header, COMMON + 8),
+        section(header, header, COMMON + 9).reshape((pairs, 2)),
+        section(header, header, COMMON + 10).reshape((pairs, 2)),
+        section(header, header, COMMON + 11),
         numbers[0],
         numbers[1],
     )
 
 
 @kernel
-def products_of(block):
+def products_of(block, header):
     """The products in a block."""
-    q = whole(block, COMMON)[1]
-    border = real(block, COMMON + 14)
+    q = section(header, header, COMMON)[1]
+    border = section(block, header, COMMON + 14)
     return Products(
-        real(block, COMMON + 12),
-        real(block, COMMON + 13),
+        section(block, header, COMMON + 12),
+        section(block, header, COMMON + 13),
         border.reshape((border.size // q, q)),
-        real(block, COMMON + 15).reshape((q, q)),
+        section(block, header, COMMON + 15).reshape((q, q)),
     )
 
 
 @kernel
 def by_blocks(block, phi, gradient):
     """Log density and its gradient; −∞ where a pivot is not positive."""
-    prior, common = prior_of(block), common_of(block)
-    pattern, products = pattern_of(block), products_of(block)
+    header = block.view(np.int64)
+    prior, common = prior_of(block, header), common_of(block, header)
+    pattern, products = pattern_of(header), products_of(block, header)
     q, effects, squares = common.q, prior.effect.size - 1, prior.M.size
     log_sd, sd, root, E = np.empty(effects), np.empty(effects), np.empty(squares), np.empty(squares)
     turn, lam, B = np.empty(squares), np.empty(common.place[-1]), np.zeros(common.place[-1])

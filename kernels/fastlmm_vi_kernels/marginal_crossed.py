@@ -13,6 +13,7 @@ import numpy as np
 from numba import carray
 
 from .covariance import by_terms, log_prior, relative, to_terms, triangular, unpack
+from .dense import clear, copy
 from .jit import Callback, kernel
 from .marginal import (
     COMMON,
@@ -25,12 +26,11 @@ from .marginal import (
     log_pivots,
     multiply,
     prior_of,
-    real,
+    section,
     take,
     whiten,
     whiten_1,
     whiten_2,
-    whole,
 )
 from .tiles import SIDE, factor, invert_factor, subtract_tile, transpose
 
@@ -38,14 +38,15 @@ from .tiles import SIDE, factor, invert_factor, subtract_tile, transpose
 @kernel
 def crossed(block, phi, gradient):
     """Log density and its gradient; −∞ where a pivot is not positive."""
-    prior, common = prior_of(block), common_of(block)
-    sizes, tail = whole(block, COMMON), whole(block, COMMON + 1)
+    header = block.view(np.int64)
+    prior, common = prior_of(block, header), common_of(block, header)
+    sizes, tail = section(header, header, COMMON), section(header, header, COMMON + 1)
     d, n, side, t, single, weighted = sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5]
     R, C, count, within = (
-        real(block, COMMON + 2),
-        real(block, COMMON + 3),
-        real(block, COMMON + 4),
-        real(block, COMMON + 5),
+        section(block, header, COMMON + 2),
+        section(block, header, COMMON + 3),
+        section(block, header, COMMON + 4),
+        section(block, header, COMMON + 5),
     )
     q, effects, squares, entries = common.q, prior.effect.size - 1, prior.M.size, common.place[-1]
     small = np.zeros(2 * effects + 3 * squares + 2 * entries + 2 * d * d + q * q)
@@ -72,7 +73,7 @@ def crossed(block, phi, gradient):
     log_sigma = unpack(prior, phi, log_sd, sd, root)
     sigma = math.exp(log_sigma)
     relative(prior, sd, root, sigma, lam, common.place)
-    own[:] = lam[: d * d]
+    copy(own, lam[: d * d])
     triangular(prior, lam, common.place, turn)
     unit = sigma / prior.unit
     if d == 1:
@@ -125,7 +126,7 @@ def scale(tail, lam, place, rows, n):
 @kernel
 def fill(tail, lam, place, X, K, within, side, t, T):
     """T ← Λᵀ within Λ + XᵀX + I on the effects, from the diagonal on."""
-    T[: side * side] = within
+    copy(T, within)
     for i in range(side):
         for f in range(tail.size // 3):
             d, levels, first, at = tail[3 * f], tail[3 * f + 1], i * side + tail[3 * f + 2], place[f + 1]
@@ -183,13 +184,13 @@ def moments(tail, place, M, side, rows, B):
 def weigh(d, n, side, rows, A, Q, H, count, of_scatter, S, P, omega):
     """Ω ← Σ Qᵀ(N Nᵀ + scatter − count I)Q, N = H A, A upper triangular; S and P are overwritten."""
     K = d * n
-    S[: d * K] = 0.0
+    clear(S, d * K)
     for i in range(d):
         take(line(S, i * d + i, n), count, count, 0.0)
         for r in range(n):
             S[(i * d + i) * n + r] = -count[r]
     for l in range(0, rows, SIDE):
-        P[: SIDE * K] = 0.0
+        clear(P, SIDE * K)
         for r in range(0, K, SIDE):
             subtract_tile(A, l, side, H, r, K, min(l + SIDE, rows), P, r, K)
         for k in range(min(SIDE, rows - l)):

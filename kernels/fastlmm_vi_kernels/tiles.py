@@ -12,6 +12,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .dense import clear
 from .jit import FAST_MATH, kernel
 
 FLAGS = tuple(sorted(FAST_MATH))
@@ -93,7 +94,7 @@ def factor(W, above, side):
 @kernel
 def invert_factor(W, above, side, M):
     """M (side, side) ← U⁻ᵀ, lower triangular, U the factor that `factor` leaves in W; its upper triangle is 0."""
-    M[: side * side] = 0.0
+    clear(M, side * side)
     for i in range(0, side, SIDE):
         for j in range(0, i, SIDE):
             subtract_tile(W, (above + j) * side + i, side, M, j * side + j, side, i - j, M, i * side + j, side)
@@ -123,7 +124,7 @@ def transpose(A, first, rows, columns, out):
 @kernel
 def symmetric(M, side, out):
     """Write out (side, side) ← MᵀM, M lower triangular, whole."""
-    out[: side * side] = 0.0
+    clear(out, side * side)
     for i in range(0, side, SIDE):
         for j in range(0, i + SIDE, SIDE):
             subtract_tile(M, i * side + i, side, M, i * side + j, side, side - i, out, i * side + j, side)
