@@ -11,9 +11,9 @@ from numba import carray
 
 from .blocks import Pattern, Products, eliminate, fill, selected_inverse, solve
 from .covariance import by_terms, log_prior, relative, triangular, unpack
-from .dense import cholesky, invert
 from .jit import Callback, kernel
 from .marginal import COMMON, SIGNATURE, common_of, corner, prior_of, section
+from .tiles import factor_lower, invert_leading, padded
 
 
 @kernel
@@ -73,14 +73,17 @@ def by_blocks(block, phi, gradient):
         for j in range(i + 1):
             T[side + i, side + j] += unit * unit * common.P[i * q + j]
     half = eliminate(pattern, L, T)
-    if half != half or cholesky(T) < m:
+    padded_side = padded(m)
+    square = padded_side * padded_side
+    room = np.empty(3 * square)
+    if half != half or not factor_lower(T, room):
         return -math.inf
     for i in range(side):
         half += math.log(T[i, i])
     A = np.empty((q, q))
     value, of_sigma = corner(T, side, common, unit, A)
     S, inverse, x = np.zeros(products.panels.size), np.empty((m - 1, m - 1)), np.empty(pattern.effect[-1] + q - 1)
-    invert(T, inverse)
+    invert_leading(room, padded_side, room[square:], room[2 * square :], inverse)
     solve(pattern, L, T, x)
     selected_inverse(pattern, L, inverse, S)
     moments(pattern, S, inverse, x, unit, B)

@@ -12,12 +12,13 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .dense import clear
+from .dense import clear, copy
 from .jit import FAST_MATH, kernel
 
 FLAGS = tuple(sorted(FAST_MATH))
 INT32, INT64 = ir.IntType(32), ir.IntType(64)
 SIDE = 8
+DEPTH = 96
 
 
 @intrinsic
@@ -125,9 +126,14 @@ def transpose(A, first, rows, columns, out):
 def symmetric(M, side, out):
     """Write out (side, side) ← MᵀM, M lower triangular, whole."""
     clear(out, side * side)
-    for i in range(0, side, SIDE):
-        for j in range(0, i + SIDE, SIDE):
-            subtract_tile(M, i * side + i, side, M, i * side + j, side, side - i, out, i * side + j, side)
+    for first in range(0, side, DEPTH):  # rows that stay in the second-level cache
+        last = min(first + DEPTH, side)
+        for i in range(0, last, SIDE):
+            start = max(first, i)
+            for j in range(0, i + SIDE, SIDE):
+                subtract_tile(
+                    M, start * side + i, side, M, start * side + j, side, last - start, out, i * side + j, side
+                )
     for i in range(0, side, SIDE):
         for j in range(0, i + SIDE, SIDE):
             for k in range(i, i + SIDE):
@@ -141,3 +147,42 @@ def symmetric(M, side, out):
 def padded(n):
     """The next multiple of 8."""
     return (n + SIDE - 1) // SIDE * SIDE
+
+
+@kernel
+def factor_lower(T, W):
+    """Overwrite the lower triangle of T (m, m) by its Cholesky factor L, and W, of the padded side, by Lᵀ in its upper one.
+
+    Return whether all pivots are positive.
+    """
+    m, side = len(T), padded(len(T))
+    for i in range(m, side):
+        clear(W[i * side :], side)
+        W[i * side + i] = 1.0
+    for first in range(0, m, SIDE):  # a few columns of W at a time, from as many rows of T
+        last = min(first + SIDE, m)
+        for j in range(last):
+            for i in range(max(first, j), last):
+                W[j * side + i] = T[i, j]
+    for j in range(m):
+        for i in range(m, side):
+            W[j * side + i] = 0.0
+    if factor(W, 0, side) < side:
+        return False
+    for first in range(0, m, SIDE):
+        last = min(first + SIDE, m)
+        for j in range(last):
+            for i in range(max(first, j), last):
+                T[i, j] = W[j * side + i]
+    return True
+
+
+@kernel
+def invert_leading(W, side, M, out, inverse):
+    """Write the inverse (k, k) of the leading part of UᵀU, U in W; M and `out` are overwritten."""
+    k = len(inverse)
+    invert_factor(W, 0, side, M)
+    clear(M[k * side :], (side - k) * side)
+    symmetric(M, side, out)
+    for i in range(k):
+        copy(inverse[i], out[i * side : i * side + k])
