@@ -40,7 +40,7 @@ SCALES = [
 @pytest.mark.parametrize("x", [1e-3, 0.1, 1.0, 7.0, 200.0])
 def test_scale_priors(prior, x):
     kind, row = prior_rows.scale_row(prior)
-    value, slope = kernels.scale_prior(kind, row, x, np.log(x))
+    value, slope = kernels.scale_prior(kind, *row, x, np.log(x))
     assert value == pytest.approx(float(prior.log_density(x)), rel=1e-12, abs=1e-12)
     assert slope == pytest.approx(float(prior.slope(x)) * x, rel=1e-11, abs=1e-12)
 
@@ -49,7 +49,7 @@ def test_scale_priors(prior, x):
 @pytest.mark.parametrize("log_x", [-700.0, 700.0])
 def test_scale_priors_far_out_are_not_nan(prior, log_x):
     kind, row = prior_rows.scale_row(prior)
-    assert not np.isnan(kernels.scale_prior(kind, row, np.exp(log_x), log_x)).any()
+    assert not np.isnan(kernels.scale_prior(kind, *row, np.exp(log_x), log_x)).any()
 
 
 def test_every_scale_prior_is_compiled():
@@ -87,7 +87,7 @@ def compiled(prior, sigma, signed):
 
 def evaluate(rows: Prior, phi):
     """Log prior, its gradient, and s and C as the kernel has them."""
-    d = len(rows.effect) - 1
+    d = rows.effect.size - 1
     log_sd, sd, C, gradient = np.empty(d), np.empty(d), np.zeros(d * d), np.empty(phi.size)
     kernels.unpack(rows, phi, log_sd, sd, C)
     value = kernels.log_prior(rows, phi, log_sd, sd, C, np.zeros(d * d), 0.0, gradient)

@@ -6,8 +6,8 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-from fastlmm_vi_kernels import marginal
-from numpy.typing import ArrayLike
+from fastlmm_vi_kernels import marginal, marginal_blocks
+from numpy.typing import ArrayLike, NDArray
 
 from ..priors import Fixed
 from ..result import Array
@@ -87,21 +87,21 @@ class Density:
         return int(self._block.ctypes.data)
 
     def unsigned(self, phis: ArrayLike) -> Array:
-        """Rows of φ (m, dim) under `scale="signed"` as they are under "log": signs moved from deviations to correlations."""
+        """φ (…, dim) under `scale="signed"` as it is under "log": signs moved from deviations to correlations."""
         rows, at = np.array(phis, dtype=np.float64), 0
         if self.scale == "log":
             return rows
         for prior, term in zip(self.priors.terms, self.data.design.terms, strict=True):
             d = len(term.names)
-            signs = np.ones((len(rows), d))
+            signs = np.ones((*rows.shape[:-1], d))
             for i, one in enumerate(prior.scales or [None] * d):
                 if not isinstance(one, Fixed):
-                    signs[:, i] = np.copysign(1.0, rows[:, at])
-                    rows[:, at] = np.log(np.maximum(np.abs(rows[:, at]), np.finfo(np.float64).tiny))
+                    signs[..., i] = np.copysign(1.0, rows[..., at])
+                    rows[..., at] = np.log(np.maximum(np.abs(rows[..., at]), np.finfo(np.float64).tiny))
                     at += 1
             for i in range(d):
                 for j in range(i):
-                    rows[:, at] *= signs[:, i] * signs[:, j]
+                    rows[..., at] *= signs[..., i] * signs[..., j]
                     at += 1
         return rows
 
@@ -139,8 +139,13 @@ class Density:
         """Everything that the compiled function reads, in one piece of memory."""
         prior = prior_rows.rows(self.data, self.priors, self.scale == "signed")
         n, p = self.data.fixed.Q.shape
-        numbers = np.array([prior.signed, prior.unit, self.constant, n - p])
-        common = [*prior[:8], numbers, self.beta_rows, np.asarray(self.data.pattern.place, np.int64)]
+        numbers = np.array([prior.signed, prior.unit, self.constant, n - p, p + 1])
+        common: list[NDArray[Any]] = [
+            *prior[:8],
+            numbers,
+            self.beta_rows,
+            np.asarray(self.data.pattern.place, np.int64),
+        ]
         assert len(common) == marginal.COMMON
         own = blocks_sections(self.data) if self.data.one_way is None else one_way_sections(self.data.one_way)
         return packed([*common, *own])
@@ -156,10 +161,10 @@ class Family:
 
 
 ONE_WAY = Family(marginal.one_way, marginal.one_way_many, marginal.ONE_WAY)
-BLOCKS = ONE_WAY
+BLOCKS = Family(marginal_blocks.by_blocks, marginal_blocks.by_blocks_many, marginal_blocks.BY_BLOCKS)
 
 
-def one_way_sections(groups: Reduced) -> list[Array]:
+def one_way_sections(groups: Reduced) -> list[NDArray[Any]]:
     """Classes of groups as rows side by side, filled up to a multiple of 8: what one vector holds."""
     R, count, first, C = merged(groups.R, groups.C)
     owner = np.repeat(np.arange(len(R)), np.diff(first))
@@ -176,12 +181,14 @@ def one_way_sections(groups: Reduced) -> list[Array]:
     return [sizes, *by_row, groups.within]
 
 
-def blocks_sections(data: CrossProducts) -> list[Array]:
+def blocks_sections(data: CrossProducts) -> list[NDArray[Any]]:
     """The pattern and the products."""
-    return []
+    *arrays, leading, q = data.pattern
+    numbers = np.array([leading, q], np.int64)
+    return [numbers, *(np.asarray(one, np.int64) for one in arrays), *data.products]
 
 
-def packed(sections: Sequence[Array]) -> Array:
+def packed(sections: Sequence[NDArray[Any]]) -> Array:
     """One block of memory: its length, place and length of every section, the sections; all of 8 bytes, from 64 on."""
     starts, at = [], -(-(1 + 2 * len(sections)) // 8) * 8
     for one in sections:

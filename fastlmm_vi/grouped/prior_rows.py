@@ -41,10 +41,10 @@ def rows(data: CrossProducts, priors: ModelPriors, signed: bool) -> Prior:
     found = [*effects, scale_row(priors.sigma)]
     covariance = np.array([*scales, False])  # standard deviations of which a covariance prior speaks are free
     return Prior(
-        np.array(terms, np.int64).reshape(-1, 5),
+        np.array(terms, np.int64).ravel(),
         np.where(covariance, kernels.POWER, [kind for kind, _ in found]).astype(np.int64),
-        np.array([row for _, row in found]),
-        np.array(of_terms).reshape(-1, 4),
+        np.concatenate([row for _, row in found]),
+        np.array(of_terms).ravel(),
         np.concatenate([np.zeros(0), *(M.ravel() for M, _ in matrices)]),
         np.concatenate([np.zeros(0), *(scale.ravel() for _, scale in matrices)]),
         np.concatenate([np.zeros(0), *floors]),
@@ -84,7 +84,7 @@ def scale_row(prior: ScalePrior | Fixed) -> tuple[int, Array]:
             kind, a, b, at = kernels.POWER, POWERS[on], 0.0, 1.0
         case _:
             raise TypeError(f"{type(prior).__name__} has no compiled density.")
-    without = kernels.scale_prior(kind, np.array([0.0, a, b]), at, np.log(at))[0]
+    without = kernels.scale_prior(kind, 0.0, float(a), float(b), float(at), float(np.log(at)))[0]
     return kind, np.array([float(prior.log_density(at)) - without, a, b])
 
 

@@ -29,10 +29,10 @@ SCALES, INVERSE_WISHART, HUANG_WAND = 0, 1, 2
 class Prior(NamedTuple):
     """Terms and their priors; those of effects and of squares (d, d) stand one term after another."""
 
-    term: np.ndarray  # (terms, 5): d, factor, first column in the factor's block, width of that, kind of the prior
+    term: np.ndarray  # (terms · 5,): d, factor, first column in the factor's block, width of that, kind of the prior
     effect: np.ndarray  # (effects + 1,) kind of prior of each standard deviation; that of σ at the end
-    row: np.ndarray  # (effects + 1, 3) constant, a, b
-    of_term: np.ndarray  # (terms, 4): constant, power of every s, of cosh z as `weight` says, degrees of freedom
+    row: np.ndarray  # (effects + 1 · 3,) constant, a, b
+    of_term: np.ndarray  # (terms · 4,): constant, power of every s, weight of log cosh z, degrees of freedom
     M: np.ndarray  # (squares,) of the term's standard basis
     scale: np.ndarray  # (squares,) of an inverse Wishart; on its diagonal scales⁻² of Huang and Wand
     floor: np.ndarray  # (effects,) |s| below which a signed standard deviation is taken for that
@@ -42,9 +42,8 @@ class Prior(NamedTuple):
 
 
 @kernel
-def scale_prior(kind, row, x, log_x):
+def scale_prior(kind, constant, a, b, x, log_x):
     """Log density of a standard deviation x, and its derivative in log x."""
-    constant, a, b = row[0], row[1], row[2]
     if kind == HALF_NORMAL:
         square = (x / a) ** 2
         return constant - 0.5 * square, -square
@@ -63,27 +62,28 @@ def scale_prior(kind, row, x, log_x):
 
 
 @kernel
-def log_cosh(z):
-    """The logarithm of cosh z, for any z."""
-    return abs(z) + math.log1p(math.exp(-2.0 * abs(z))) - math.log(2.0)
+def effect_prior(prior, i, x, log_x):
+    """The same of standard deviation i of `prior`."""
+    row = prior.row
+    return scale_prior(prior.effect[i], row[3 * i], row[3 * i + 1], row[3 * i + 2], x, log_x)
 
 
 @kernel
-def sech(z):
-    """1 / cosh z."""
-    small = math.exp(-abs(z))
-    return 2.0 * small / (1.0 + small * small)
+def hyperbolic(z):
+    """Tanh z, 1 / cosh z and log cosh z, to the last digits for any z."""
+    x = math.expm1(-2.0 * abs(z))
+    return math.copysign(-x / (2.0 + x), z), 2.0 * math.exp(-abs(z)) / (2.0 + x), abs(z) + math.log1p(0.5 * x)
 
 
 @kernel
 def unpack(prior, phi, log_sd, sd, C):
     """Write log |s|, s (effects,) and C (squares,) of all terms; return log σ."""
     at, e, square = 0, 0, 0
-    for k in range(len(prior.term)):
-        d = prior.term[k, 0]
+    for k in range(prior.term.size // 5):
+        d = prior.term[5 * k]
         for i in range(e, e + d):
             if prior.effect[i] == FIXED:
-                sd[i] = prior.row[i, 1]
+                sd[i] = prior.row[3 * i + 1]
                 log_sd[i] = math.log(sd[i])
                 continue
             if prior.signed:
@@ -96,14 +96,15 @@ def unpack(prior, phi, log_sd, sd, C):
         for i in range(d):
             left = 1.0
             for j in range(i):
-                C[square + i * d + j] = math.tanh(phi[at]) * left
+                p, h, _ = hyperbolic(phi[at])
+                C[square + i * d + j] = p * left
                 C[square + j * d + i] = 0.0
-                left *= sech(phi[at])
+                left *= h
                 at += 1
             C[square + i * d + i] = left
         e += d
         square += d * d
-    return math.log(prior.row[e, 1]) if prior.effect[e] == FIXED else phi[at]
+    return math.log(prior.row[3 * e + 1]) if prior.effect[e] == FIXED else phi[at]
 
 
 @kernel
@@ -111,8 +112,8 @@ def relative(prior, sd, C, sigma, lam, place):
     """Λ (d, d) of every factor, M D C / σ of its terms on the diagonal, factor f from place[f] on; σ in units of y."""
     lam[:] = 0.0
     e, square = 0, 0
-    for k in range(len(prior.term)):
-        d, f, start, width = prior.term[k, 0], prior.term[k, 1], prior.term[k, 2], prior.term[k, 3]
+    for k in range(prior.term.size // 5):
+        d, f, start, width = prior.term[5 * k], prior.term[5 * k + 1], prior.term[5 * k + 2], prior.term[5 * k + 3]
         for i in range(d):
             for j in range(d):
                 total = 0.0
@@ -130,16 +131,16 @@ def log_prior(prior, phi, log_sd, sd, C, E, of_sigma, gradient):
     The likelihood's are given: E, overwritten, and `of_sigma` in log σ at constant Λ.
     """
     total, at, e, square = 0.0, 0, 0, 0
-    for k in range(len(prior.term)):
-        d, kind = prior.term[k, 0], prior.term[k, 4]
-        constant, power, weight = prior.of_term[k, 0], prior.of_term[k, 1], prior.of_term[k, 2]
+    for k in range(prior.term.size // 5):
+        d, kind = prior.term[5 * k], prior.term[5 * k + 4]
+        constant, power, weight = prior.of_term[4 * k], prior.of_term[4 * k + 1], prior.of_term[4 * k + 2]
         total += constant
         for i in range(d):  # Λ = Λ(DC / σ)
             for j in range(i + 1):
                 of_sigma -= E[square + i * d + j] * C[square + i * d + j]
         if kind != SCALES:
             total += covariance_prior(
-                kind, prior.of_term[k, 3], prior.scale[square:], d, sd[e:], C[square:], E[square:]
+                kind, prior.of_term[4 * k + 3], prior.scale[square:], d, sd[e:], C[square:], E[square:]
             )
         for i in range(d):
             if prior.effect[e + i] == FIXED:
@@ -148,7 +149,7 @@ def log_prior(prior, phi, log_sd, sd, C, E, of_sigma, gradient):
             for j in range(i + 1):
                 slope += E[square + i * d + j] * C[square + i * d + j]
             if kind == SCALES:
-                value, own = scale_prior(prior.effect[e + i], prior.row[e + i], abs(sd[e + i]), log_sd[e + i])
+                value, own = effect_prior(prior, e + i, abs(sd[e + i]), log_sd[e + i])
             else:
                 value, own = power * log_sd[e + i], power
             total += value
@@ -164,20 +165,19 @@ def log_prior(prior, phi, log_sd, sd, C, E, of_sigma, gradient):
             line = square + i * d
             left = 1.0
             for j in range(i):
-                z = phi[at]
-                p, h = math.tanh(z), sech(z)
+                p, h, log_cosh = hyperbolic(phi[at])
                 w = weight + (d - 2.0 - j)
                 rest = 0.0
                 for l in range(j + 1, i + 1):
                     rest += E[line + l] * C[line + l]
                 gradient[at] = E[line + j] * h * h * left - p * (rest + w)
-                total -= w * log_cosh(z)
+                total -= w * log_cosh
                 left *= h
                 at += 1
         e += d
         square += d * d
     if prior.effect[e] != FIXED:
-        value, own = scale_prior(prior.effect[e], prior.row[e], math.exp(phi[at]), phi[at])
+        value, own = effect_prior(prior, e, math.exp(phi[at]), phi[at])
         total += value + phi[at]
         gradient[at] = of_sigma + own + 1.0
     return total

@@ -18,10 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import carray, types
 
-from . import blocks
-from .blocks import Pattern, Products
 from .covariance import Prior, log_prior, relative, unpack
-from .dense import cholesky, invert
+from .dense import cholesky
 from .jit import Callback, kernel
 
 COMMON = 11  # sections before those of a family
@@ -32,7 +30,8 @@ class Common(NamedTuple):
 
     constant: float
     degrees: float  # N − p
-    P: np.ndarray  # (q, q) prior of β in the corner: [I m]ᵀ P [I m]
+    P: np.ndarray  # (q · q,) prior of β in the corner: [I m]ᵀ P [I m]
+    q: int
     place: np.ndarray  # (factors + 1,) where Λ of a factor starts
 
 
@@ -52,12 +51,12 @@ def whole(block, i):
 @kernel
 def prior_of(block):
     """The priors in a block."""
-    term, row, of_term, numbers = whole(block, 0), real(block, 2), real(block, 3), real(block, 8)
+    numbers = real(block, 8)
     return Prior(
-        term.reshape((term.size // 5, 5)),
+        whole(block, 0),
         whole(block, 1),
-        row.reshape((row.size // 3, 3)),
-        of_term.reshape((of_term.size // 4, 4)),
+        real(block, 2),
+        real(block, 3),
         real(block, 4),
         real(block, 5),
         real(block, 6),
@@ -70,9 +69,8 @@ def prior_of(block):
 @kernel
 def common_of(block):
     """The constants in a block."""
-    numbers, P = real(block, 8), real(block, 9)
-    q = int(math.sqrt(P.size + 0.5))
-    return Common(numbers[2], numbers[3], P.reshape((q, q)), whole(block, 10))
+    numbers = real(block, 8)
+    return Common(numbers[2], numbers[3], real(block, 9), int(numbers[4]), whole(block, 10))
 
 
 @kernel
@@ -101,11 +99,11 @@ def corner(T, first, common, sigma, A):
     slope = r * r - common.degrees
     for i in range(q):
         for j in range(q):
-            if P[i, j] != 0.0:
+            if P[i * q + j] != 0.0:
                 total = 0.0
                 for k in range(max(i, j), q):
                     total += A[i, k] * A[j, k]
-                slope -= sigma * sigma * P[i, j] * total
+                slope -= sigma * sigma * P[i * q + j] * total
     return value - 0.5 * r * r, slope
 
 
@@ -118,17 +116,20 @@ def one_way(block, phi, gradient):
     prior, common = prior_of(block), common_of(block)
     sizes = whole(block, COMMON)
     d, n, single, weighted = sizes[0], sizes[1], sizes[2], sizes[3]
-    q = len(common.P)
-    effects, squares = len(prior.effect) - 1, prior.M.size
-    R = real(block, COMMON + 1).reshape((d * d, n))
-    C = real(block, COMMON + 2).reshape((q, d * n))
-    count, within = real(block, COMMON + 3), real(block, COMMON + 4).reshape((q, q))
+    q = common.q
+    effects, squares = prior.effect.size - 1, prior.M.size
+    R, C, count, within = (
+        real(block, COMMON + 1),
+        real(block, COMMON + 2),
+        real(block, COMMON + 3),
+        real(block, COMMON + 4),
+    )
     small = np.empty(2 * effects + 2 * squares + 3 * d * d)
     log_sd, sd, small = small[:effects], small[effects : 2 * effects], small[2 * effects :]
     root, E, small = small[:squares], small[squares : 2 * squares], small[2 * squares :]
     lam, omega = small[: d * d], small[d * d : 2 * d * d]
-    large = np.empty((d * d + d * q + 2 * d + d * d + 1, n))
-    Q, H, work = large[: d * d], large[d * d : d * d + d * q].reshape((q, d * n)), large[d * d + d * q :]
+    large = np.empty((d * (2 * d + q + 2) + 1) * n)
+    Q, H, work = large[: d * d * n], large[d * d * n : d * (d + q) * n], large[d * (d + q) * n :]
     T, A = np.empty((q, q)), np.empty((q, q))
 
     log_sigma = unpack(prior, phi, log_sd, sd, root)
@@ -136,28 +137,25 @@ def one_way(block, phi, gradient):
     relative(prior, sd, root, sigma, lam, common.place)
     unit = sigma / prior.unit
     if d == 1:
-        whiten_1(lam, R, C, Q, H, work)
+        whiten_1(n, q, lam, R, C, Q, H, work)
     elif d == 2:
-        whiten_2(lam, R, C, Q, H, work)
+        whiten_2(n, q, lam, R, C, Q, H, work)
     else:
-        whiten(d, lam, R, C, Q, H, work)
-    half = log_pivots(work[0], count, single, weighted)
+        whiten(d, n, q, lam, R, C, Q, H, work)
+    half = log_pivots(work, count, single, weighted)
     for i in range(q):
         for j in range(i + 1):
-            total = 0.0
-            left, right = H[i], H[j]
-            for r in range(left.size):
-                total += left[r] * right[r]
-            T[i, j] = within[i, j] + unit * unit * common.P[i, j] + total
+            own = within[i * q + j] + unit * unit * common.P[i * q + j]
+            T[i, j] = own + dot(line(H, i, d * n), line(H, j, d * n))
     if cholesky(T) < q:
         return -math.inf
     value, of_sigma = corner(T, 0, common, unit, A)
     if d == 1:
-        weigh_1(A, Q, H, count, work, omega)
+        weigh_1(n, A, Q, H, count, work, omega)
     elif d == 2:
-        weigh_2(A, Q, H, count, work, omega)
+        weigh_2(n, A, Q, H, count, work, omega)
     else:
-        weigh(d, A, Q, H, count, work, omega)
+        weigh(d, n, A, Q, H, count, work, omega)
     to_terms(prior, omega, lam, sd, sigma, d, E)
     value += log_prior(prior, phi, log_sd, sd, root, E, of_sigma, gradient) - half
     return value if value > -math.inf else -math.inf
@@ -181,192 +179,197 @@ def log_pivots(pivots, count, single, weighted):
 
 
 @kernel
-def whiten_1(lam, R, C, Q, H, work):
-    """Q ← R/√V, H ← C/√V, V = 1 + (Rλ)²; work[0] ← V."""
-    pivot, root, out, l = work[0], R[0], Q[0], lam[0]
-    inverse = work[1]
-    for r in range(root.size):
-        pivot[r] = 1.0 + (root[r] * l) ** 2
-        inverse[r] = 1.0 / math.sqrt(pivot[r])
-        out[r] = root[r] * inverse[r]
-    for j in range(len(C)):
-        left, right = H[j], C[j]
-        for r in range(root.size):
-            left[r] = right[r] * inverse[r]
+def line(X, i, n):
+    """Row i of rows of n numbers: loops over it need no look at signs of indices, nor at overlaps."""
+    return X[i * n : (i + 1) * n]
 
 
 @kernel
-def whiten_2(lam, R, C, Q, H, work):
-    """Q ← L⁻¹R, H ← L⁻¹C, L Lᵀ = V = I + G Gᵀ, G = RΛ; work[0] ← |V| = 1 + ‖G‖² + |G|², of positive terms alone."""
-    n = R.shape[1]
-    R0, R1, R3 = R[0], R[1], R[3]
-    Q0, Q1, Q2, Q3 = Q[0], Q[1], Q[2], Q[3]
-    pivot, first, second, below = work[0], work[1], work[2], work[3]
+def whiten_1(n, q, lam, R, C, Q, H, work):
+    """Q ← R/√V, H ← C/√V, V = 1 + (Rλ)², which `work` holds first."""
+    l, V, inverse = lam[0], line(work, 0, n), line(work, 1, n)
+    for r in range(n):
+        V[r] = 1.0 + (R[r] * l) ** 2
+        inverse[r] = 1.0 / math.sqrt(V[r])
+        Q[r] = R[r] * inverse[r]
+    for j in range(q):
+        multiply(line(H, j, n), line(C, j, n), inverse)
+
+
+@kernel
+def whiten_2(n, q, lam, R, C, Q, H, work):
+    """Q ← L⁻¹R, H ← L⁻¹C, L Lᵀ = V = I + G Gᵀ, G = RΛ; `work` ← |V| = 1 + ‖G‖² + |G|², of positive terms alone."""
     a, b, c, e = lam[0], lam[1], lam[2], lam[3]
     area = a * e - b * c
+    R0, R1, R3 = line(R, 0, n), line(R, 1, n), line(R, 3, n)
+    Q0, Q1, Q2, Q3 = line(Q, 0, n), line(Q, 1, n), line(Q, 2, n), line(Q, 3, n)
+    pivot, first, second, below = line(work, 0, n), line(work, 1, n), line(work, 2, n), line(work, 3, n)
     for r in range(n):
-        g0, g1 = R0[r] * a + R1[r] * c, R0[r] * b + R1[r] * e
-        g2, g3 = R3[r] * c, R3[r] * e
+        g0, g1, g2, g3 = R0[r] * a + R1[r] * c, R0[r] * b + R1[r] * e, R3[r] * c, R3[r] * e
         top = 1.0 + g0 * g0 + g1 * g1
-        whole_area = R0[r] * R3[r] * area
-        V = top + g2 * g2 + g3 * g3 + whole_area * whole_area
+        V = top + g2 * g2 + g3 * g3 + (R0[r] * R3[r] * area) ** 2
         root_top, root_V = math.sqrt(top), math.sqrt(V)
         inverse = 1.0 / (root_top * root_V)
-        first_r = root_V * inverse
-        second_r = top * inverse
-        below_r = (g0 * g2 + g1 * g3) * first_r * first_r
-        pivot[r], first[r], second[r], below[r] = V, first_r, second_r, below_r
-        Q0[r] = R0[r] * first_r
-        Q1[r] = R1[r] * first_r
-        Q2[r] = -below_r * R0[r] * second_r
-        Q3[r] = (R3[r] - below_r * R1[r]) * second_r
-    for j in range(len(C)):
-        C0, C1, H0, H1 = C[j, :n], C[j, n:], H[j, :n], H[j, n:]
+        pivot[r] = V
+        first[r] = root_V * inverse
+        second[r] = top * inverse
+        below[r] = (g0 * g2 + g1 * g3) / top
+    for r in range(n):
+        Q0[r] = R0[r] * first[r]
+        Q1[r] = R1[r] * first[r]
+        Q2[r] = -below[r] * R0[r] * second[r]
+        Q3[r] = (R3[r] - below[r] * R1[r]) * second[r]
+    for j in range(q):
+        C0, C1, H0, H1 = line(C, 2 * j, n), line(C, 2 * j + 1, n), line(H, 2 * j, n), line(H, 2 * j + 1, n)
         for r in range(n):
             H0[r] = C0[r] * first[r]
             H1[r] = (C1[r] - below[r] * C0[r]) * second[r]
 
 
 @kernel
-def whiten(d, lam, R, C, Q, H, work):
-    """The same for any d; work[0] ← |V|."""
-    n = R.shape[1]
-    pivot, V, G = work[0], work[1 : 1 + d * d], work[1 + d * d : 1 + d * d + d]
+def whiten(d, n, q, lam, R, C, Q, H, work):
+    """The same for any d."""
+    pivot, V, G = line(work, 0, n), work[n:], work[(1 + d * d) * n :]
     pivot[:] = 1.0
-    V[:] = 0.0
+    V[: d * d * n] = 0.0
     for j in range(d):  # V += G_j G_jᵀ, G_j = R λ_j
         for i in range(d):
-            g = G[i]
+            g = line(G, i, n)
             g[:] = 0.0
             for k in range(i, d):
-                x, line = lam[k * d + j], R[i * d + k]
-                for r in range(n):
-                    g[r] += line[r] * x
+                add(g, line(R, i * d + k, n), lam[k * d + j])
             for k in range(i + 1):
-                v, other = V[i * d + k], G[k]
-                for r in range(n):
-                    v[r] += g[r] * other[r]
+                take(line(V, i * d + k, n), g, line(G, k, n), -1.0)
     for i in range(d):  # L, the reciprocals of its diagonal in place of this
         for j in range(i + 1):
-            v = V[i * d + j]
-            if i == j:
+            v = line(V, i * d + j, n)
+            for k in range(j):
+                take(v, line(V, i * d + k, n), line(V, j * d + k, n), 1.0)
+            if i > j:
+                multiply(v, v, line(V, j * d + j, n))
+            else:
                 for r in range(n):
                     v[r] += 1.0
-            for k in range(j):
-                left, right = V[i * d + k], V[j * d + k]
-                for r in range(n):
-                    v[r] -= left[r] * right[r]
-            if i == j:
-                for r in range(n):
                     pivot[r] *= v[r]
                     v[r] = 1.0 / math.sqrt(v[r])
-            else:
-                inverse = V[j * d + j]
-                for r in range(n):
-                    v[r] *= inverse[r]
     for i in range(d):
-        inverse = V[i * d + i]
         for j in range(d):
-            out, line = Q[i * d + j], R[i * d + j]
-            for r in range(n):
-                out[r] = line[r] if j >= i else 0.0
-            for k in range(i):
-                left, right = V[i * d + k], Q[k * d + j]
-                for r in range(n):
-                    out[r] -= left[r] * right[r]
-            for r in range(n):
-                out[r] *= inverse[r]
-        for j in range(len(C)):
-            out, line = H[j, i * n : (i + 1) * n], C[j, i * n : (i + 1) * n]
-            for r in range(n):
-                out[r] = line[r]
-            for k in range(i):
-                left, right = V[i * d + k], H[j, k * n : (k + 1) * n]
-                for r in range(n):
-                    out[r] -= left[r] * right[r]
-            for r in range(n):
-                out[r] *= inverse[r]
+            forward(d, i, n, V, line(R, i * d + j, n), Q[j * n :], d)
+        for j in range(q):
+            forward(d, i, n, V, line(C, j * d + i, n), H[j * d * n :], 1)
 
 
 @kernel
-def combine(A, H, k, out):
-    """out ← Σ_i H_i A_ik."""
-    line, x = H[0], A[0, k]
+def forward(d, i, n, V, right, out, step):
+    """Row i of L⁻¹ times a column, whose rows are lines of `out`, `step` apart."""
+    own = line(out, i * step, n)
+    own[:] = right
+    for k in range(i):
+        take(own, line(V, i * d + k, n), line(out, k * step, n), 1.0)
+    multiply(own, own, line(V, i * d + i, n))
+
+
+@kernel
+def multiply(out, left, right):
+    """Write out ← left · right."""
     for r in range(out.size):
-        out[r] = line[r] * x
-    for i in range(1, k + 1):
-        line, x = H[i], A[i, k]
-        for r in range(out.size):
-            out[r] += line[r] * x
+        out[r] = left[r] * right[r]
 
 
 @kernel
-def weigh_1(A, Q, H, count, work, omega):
+def take(out, left, right, sign):
+    """Overwrite out by out − sign · left · right."""
+    for r in range(out.size):
+        out[r] -= sign * left[r] * right[r]
+
+
+@kernel
+def add(out, left, x):
+    """Overwrite out by out + left x."""
+    for r in range(out.size):
+        out[r] += left[r] * x
+
+
+@kernel
+def dot(left, right):
+    """Sum of products."""
+    total = 0.0
+    for r in range(left.size):
+        total += left[r] * right[r]
+    return total
+
+
+@kernel
+def combine(A, H, k, N):
+    """N ← Σ_i H_i A_ik, three lines at a time."""
+    m, i = N.size, 0
+    while i <= k:
+        H0, H1, H2 = line(H, i, m), line(H, min(i + 1, k), m), line(H, min(i + 2, k), m)
+        a, b, c = A[i, k], A[i + 1, k] if i < k else 0.0, A[i + 2, k] if i + 1 < k else 0.0
+        if i == 0:
+            for r in range(m):
+                N[r] = H0[r] * a + H1[r] * b + H2[r] * c
+        else:
+            for r in range(m):
+                N[r] += H0[r] * a + H1[r] * b + H2[r] * c
+        i += 3
+
+
+@kernel
+def weigh_1(n, A, Q, H, count, work, omega):
     """Ω ← Σ Q²(Σ_k N_k² − count), N = H A: the slope of the log-likelihood in Λ is Ω Λ."""
-    N, square = work[0], work[1]
-    for r in range(N.size):
-        square[r] = -count[r]
+    N, S = line(work, 0, n), line(work, 1, n)
+    for r in range(n):
+        S[r] = -count[r]
     for k in range(len(A)):
         combine(A, H, k, N)
-        for r in range(N.size):
-            square[r] += N[r] * N[r]
-    line, total = Q[0], 0.0
-    for r in range(N.size):
-        total += line[r] * line[r] * square[r]
+        take(S, N, N, -1.0)
+    total = 0.0
+    for r in range(n):
+        total += Q[r] * Q[r] * S[r]
     omega[0] = total
 
 
 @kernel
-def weigh_2(A, Q, H, count, work, omega):
+def weigh_2(n, A, Q, H, count, work, omega):
     """Ω ← Σ Qᵀ(Σ_k N_k N_kᵀ − count I) Q, N = H A."""
-    n = count.size
-    N = work[:2].reshape(2 * n)
-    N0, N1, S0, S1, S2 = work[0], work[1], work[2], work[3], work[4]
+    Q0, Q1, Q2, Q3 = line(Q, 0, n), line(Q, 1, n), line(Q, 2, n), line(Q, 3, n)
+    first = both = second = 0.0
     for r in range(n):
-        S0[r] = S2[r] = -count[r]
-        S1[r] = 0.0
+        first -= count[r] * (Q0[r] * Q0[r] + Q2[r] * Q2[r])
+        both -= count[r] * (Q0[r] * Q1[r] + Q2[r] * Q3[r])
+        second -= count[r] * (Q1[r] * Q1[r] + Q3[r] * Q3[r])
+    N, N0, N1 = work[: 2 * n], line(work, 0, n), line(work, 1, n)
     for k in range(len(A)):
         combine(A, H, k, N)
         for r in range(n):
-            S0[r] += N0[r] * N0[r]
-            S1[r] += N0[r] * N1[r]
-            S2[r] += N1[r] * N1[r]
-    Q0, Q1, Q2, Q3 = Q[0], Q[1], Q[2], Q[3]
-    first = both = second = 0.0
-    for r in range(n):
-        a, b = S0[r] * Q0[r] + S1[r] * Q2[r], S1[r] * Q0[r] + S2[r] * Q2[r]
-        first += Q0[r] * a + Q2[r] * b
-        both += Q1[r] * a + Q3[r] * b
-        second += Q1[r] * (S0[r] * Q1[r] + S1[r] * Q3[r]) + Q3[r] * (S1[r] * Q1[r] + S2[r] * Q3[r])
+            a, b = Q0[r] * N0[r] + Q2[r] * N1[r], Q1[r] * N0[r] + Q3[r] * N1[r]
+            first += a * a
+            both += a * b
+            second += b * b
     omega[0], omega[1], omega[2], omega[3] = first, both, both, second
 
 
 @kernel
-def weigh(d, A, Q, H, count, work, omega):
+def weigh(d, n, A, Q, H, count, work, omega):
     """The same for any d."""
-    n = count.size
-    N, Z = work[:d], work[d : 2 * d]
+    N, Z = work[: d * n], work[d * n :]
     omega[:] = 0.0
-    for k in range(len(A) + d):  # the columns of N, and those of the identity
-        if k < len(A):
-            combine(A, H, k, N.reshape(d * n))
+    for k in range(len(A)):
+        combine(A, H, k, N)
         for a in range(d):
-            z = Z[a]
-            for r in range(n):
-                z[r] = 0.0 if k < len(A) else Q[(k - len(A)) * d + a, r]
-            for i in range(d if k < len(A) else 0):
-                line, other = Q[i * d + a], N[i]
-                for r in range(n):
-                    z[r] += line[r] * other[r]
+            z = line(Z, a, n)
+            z[:] = 0.0
+            for i in range(d):
+                take(z, line(Q, i * d + a, n), line(N, i, n), -1.0)
             for b in range(a + 1):
-                total, other = 0.0, Z[b]
-                if k < len(A):
-                    for r in range(n):
-                        total += z[r] * other[r]
-                else:
-                    for r in range(n):
-                        total -= count[r] * z[r] * other[r]
-                omega[a * d + b] += total
+                omega[a * d + b] += dot(z, line(Z, b, n))
+    z = line(Z, 0, n)
+    for i in range(d):
+        for a in range(d):
+            multiply(z, line(Q, i * d + a, n), count)
+            for b in range(a + 1):
+                omega[a * d + b] -= dot(z, line(Q, i * d + b, n))
     for a in range(d):
         for b in range(a):
             omega[b * d + a] = omega[a * d + b]
@@ -376,8 +379,8 @@ def weigh(d, A, Q, H, count, work, omega):
 def to_terms(prior, omega, lam, sd, sigma, width, E):
     """E of every term, D Mᵀ(Ω Λ)/σ, from the slope Ω Λ of a single factor, (width, width)."""
     e, square = 0, 0
-    for k in range(len(prior.term)):
-        d, start = prior.term[k, 0], prior.term[k, 2]
+    for k in range(prior.term.size // 5):
+        d, start = prior.term[5 * k], prior.term[5 * k + 2]
         for i in range(d):
             for j in range(d):
                 total = 0.0
@@ -402,7 +405,11 @@ def one_way_many(block, phis, values):
 # By address.
 
 SIGNATURE = types.int32(
-    types.uintp, types.CPointer(types.float64), types.CPointer(types.float64), types.CPointer(types.float64), types.voidptr
+    types.uintp,
+    types.CPointer(types.float64),
+    types.CPointer(types.float64),
+    types.CPointer(types.float64),
+    types.voidptr,
 )
 
 
