@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .grouped.model import lmm
     from .grouped.plots import plot_caterpillar, plot_profile, plot_residuals
     from .grouped.result import MixedFit
+    from .grouped.sampled_result import SampledFit
     from .plots import (
         plot_compare,
         plot_gap,
@@ -53,6 +54,7 @@ _HOMES = {
     "lmm": ".grouped.model",
     "BayesFit": ".grouped.bayes_result",
     "MixedFit": ".grouped.result",
+    "SampledFit": ".grouped.sampled_result",
     "MeanFieldFit": ".grouped.mean_field_result",
     "CrossProducts": ".grouped.cross_products",
     "lrt": ".grouped.lrt",
@@ -87,6 +89,7 @@ __all__ = [  # noqa: RUF022 - in reading order
     "Spectrum",
     "lmm",
     "BayesFit",
+    "SampledFit",
     "MeanFieldFit",
     "MixedFit",
     "CrossProducts",
