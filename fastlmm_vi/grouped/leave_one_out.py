@@ -61,7 +61,7 @@ class Predictors:
         C = scipy.sparse.csr_array((self.values.ravel(), (rows, self.columns.ravel())), shape=(len(X), at))
         weighted = scipy.sparse.diags_array(self.weights) @ C
         self.gram: Array = (C.T @ weighted).toarray()
-        self.products: Array = weighted.T @ self.residual
+        self.products = np.asarray(weighted.T @ self.residual, dtype=np.float64)
         self.P = B.T @ prior.precision @ B
         self.Pm = B.T @ prior.precision @ (prior.mean - fixed.least_squares)
 
@@ -93,11 +93,12 @@ class Predictors:
             )
         return mean, variance, scales.sigma**2 / self.weights
 
-    def log_densities(self, phis: Array) -> Array:
-        """Log p(y_i | y_−i, φ) at rows of φ, (S, N)."""
+    def log_densities(self, phis: Array) -> tuple[Array, Array]:
+        """Return log p(y_i | y_−i, φ), and log p(new y_i | y, φ) at y_i, at rows of φ, (S, N) each."""
         y = self.posterior.data.design.y
         with threads.limit(1):
-            return np.array([_left_out(y, *self.at(phi)) for phi in phis])
+            pairs = [_log_densities(y, *self.at(phi)) for phi in phis]
+        return np.array([without for without, _ in pairs]), np.array([within for _, within in pairs])
 
     def moments(self, phis: Array) -> Iterator[tuple[Array, Array]]:
         """Means and variances of η at rows of φ."""

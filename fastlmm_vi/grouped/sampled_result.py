@@ -106,8 +106,8 @@ class SampledFit(BayesFit):
     def to_frame(self) -> pd.DataFrame:
         """Every parameter's posterior mean, sd, quantiles, and errors, by brms' names.
 
-        `mcse_mean` is the Monte-Carlo error of the mean; by NUTS `ess_bulk`, `ess_tail` and `r_hat` of draws follow, of effects
-        recovered ones, which are thinned where effects are many.
+        `mcse_mean` is the Monte-Carlo error of the mean; by NUTS `ess_bulk`, `ess_tail` and `r_hat` of draws follow: those
+        of effects are recovered, and thinned where effects are many.
         """
         found = self.posterior
         errors = pd.concat([found.errors_of_fixed, found.errors_of_variances, found.errors_of_random])
@@ -171,8 +171,7 @@ class SampledFit(BayesFit):
         -------
         arviz.InferenceData (0.23) or xarray.DataTree (1)
             `posterior` with `b`, standard deviations, correlations, `sigma`, and `r_…` of every term, by brms' names, thinned
-            where effects are many; `sample_stats` of NUTS; `observed_data`. Draws of importance sampling are resampled to equal
-            weights.
+            where effects are many; `sample_stats` of NUTS; `observed_data`. Weighted draws are resampled to equal weights.
         """
         found, design = self.posterior, self.data.design
         kept, shape = self._unweighted

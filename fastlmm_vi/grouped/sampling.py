@@ -9,6 +9,7 @@ import numpy as np
 from ..errors import ConvergenceWarning
 from ..importance import WeightedDraws, importance
 from ..laplace import Laplace, laplace
+from ..result import Status
 from ..sampler import nuts
 from .cross_products import CrossProducts
 from .density import Density
@@ -45,6 +46,8 @@ def fit(
 
     Raises
     ------
+    ValueError
+        If every variance parameter is `Fixed`.
     ImportError
         If NUTS is asked for and nutpie is not installed.
     IntegrationError
@@ -57,6 +60,8 @@ def fit(
     """
     show(f"{method}, mode")
     density, posterior = Density(data, priors), Posterior(data, priors)
+    if not density.dim:
+        raise ValueError(f"method={method!r} samples variance parameters, and all of them are Fixed: leave one free.")
     normal = laplace(density, posterior.phi(estimates(posterior)))
     if method == "nuts":
         return method, _by_chains(density, posterior, normal, settings, show)
@@ -65,7 +70,7 @@ def fit(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # NUTS follows
         found = _by_weights(density, posterior, normal, settings, show)
-    if isinstance(found.run, WeightedDraws) and found.run.converged and found.run.k <= LIGHT:
+    if isinstance(found.run, WeightedDraws) and found.status is Status.CONVERGED and found.run.k <= LIGHT:
         return "laplace-is", found
     return "nuts", _by_chains(density, posterior, normal, settings, show)
 
