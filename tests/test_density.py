@@ -1,17 +1,23 @@
 """The compiled log density and its gradient: against dense N × N normal densities, and against differences."""
 
 import ctypes
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from pathlib import Path
 
 import grouped_problems as problems
 import numpy as np
+import pages
 import pandas as pd
 import pytest
 import scipy.linalg
+import scipy.sparse
+from fastlmm_vi_kernels import marginal, tiles
 from problems import SHARED, needs_references
 
+from fastlmm_vi.grouped import density as density_module
 from fastlmm_vi.grouped import model_priors
 from fastlmm_vi.grouped.cross_products import CrossProducts
 from fastlmm_vi.grouped.density import Density
@@ -285,3 +291,120 @@ def test_sampling_experiments(name):
         if "__" in one and one.split("__")[1] == "Weeks":
             phi[at] -= 4.0
     check(data, priors, phi, "log")
+
+
+# The formulas of docs/marginalisation.md that no test above holds: twins by name.
+
+PAGE = (Path(__file__).resolve().parents[1] / "docs" / "marginalisation.md").read_text(encoding="utf-8")
+
+
+def test_the_page_points_to_code_that_exists():
+    names = re.findall(r"^→ `([\w.]+)`", PAGE, flags=re.MULTILINE)
+    assert len(names) == 12
+    for name in names:
+        pages.check_exists(name)
+
+
+@pytest.mark.parametrize("d", [1, 2, 3])
+def test_whitened_rows_and_their_weights(d):
+    """H = L⁻¹C and |V| of every group; Ω against its formula."""
+    rng = np.random.default_rng(d)
+    n, q = 16, 4
+    lam = np.tril(rng.normal(size=(d, d))) if d < 3 else rng.normal(size=(d, d))
+    R, C, A = np.triu(rng.normal(size=(n, d, d))), rng.normal(size=(n, d, q)), np.triu(rng.normal(size=(q, q)))
+    Q, H, work = np.empty(d * d * n), np.empty(q * d * n), np.empty((d * d + d + 3) * n)
+    arguments = lam.ravel(), R.transpose(1, 2, 0).ravel(), C.transpose(2, 1, 0).ravel(), Q, H, work
+    if d < 3:
+        {1: marginal.whiten_1, 2: marginal.whiten_2}[d](n, q, *arguments)
+    else:
+        marginal.whiten(d, n, q, *arguments)
+    G = R @ lam
+    V = np.eye(d) + G @ G.transpose(0, 2, 1)
+    L = np.linalg.cholesky(V)
+    np.testing.assert_allclose(work[:n], np.linalg.det(V), rtol=1e-12)
+    expected = np.linalg.solve(L, C)
+    np.testing.assert_allclose(H.reshape(q, d, n).transpose(2, 1, 0), expected, rtol=1e-9, atol=1e-12)
+
+    omega, count = np.empty(d * d), rng.integers(0, 3, n).astype(float)
+    arguments = A, Q, H, count, work, omega
+    if d < 3:
+        {1: marginal.weigh_1, 2: marginal.weigh_2}[d](n, *arguments)
+    else:
+        marginal.weigh(d, n, *arguments)
+    N, half = expected @ A, np.linalg.solve(L, R)
+    inner = N @ N.transpose(0, 2, 1) - count[:, None, None] * np.eye(d)
+    np.testing.assert_allclose(omega.reshape(d, d), (half.transpose(0, 2, 1) @ inner @ half).sum(axis=0), rtol=1e-9)
+
+
+def test_groups_that_are_equal_but_for_y():
+    rng = np.random.default_rng(0)
+    R, C = rng.normal(size=(3, 2, 2))[[0, 1, 0, 2, 0, 1]], rng.normal(size=(3, 2, 5))[[0, 1, 0, 2, 0, 1]]
+    C[:, :, -1] = rng.normal(size=(6, 2))
+    count, _, means, scatter = density_module.same_but_for_y(R, C)
+    assert sorted(count) == [1.0, 2.0, 3.0]
+    expected = np.einsum("vik,vil->kl", C, C)
+    found = np.einsum("vik,vil->kl", means, means)
+    found[-1, -1] += (scatter**2).sum()
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("side", "above"), [(8, 0), (16, 8), (40, 24), (104, 16)])
+def test_tiles(side, above):
+    rng = np.random.default_rng(side)
+    X, half = rng.normal(size=(above, side)), rng.normal(size=(2 * side, side))
+    expected = half.T @ half
+    W, M, out = np.vstack([X, expected + X.T @ X]).ravel(), np.empty(side * side), np.empty(side * side)
+    assert tiles.factor(W, above, side) == side
+    U = np.triu(W.reshape(-1, side)[above:])
+    np.testing.assert_allclose(U.T @ U, expected, rtol=1e-10, atol=1e-10)
+    tiles.invert_factor(W, above, side, M)
+    np.testing.assert_allclose(M.reshape(side, side) @ U.T, np.eye(side), atol=1e-10)
+    tiles.symmetric(M, side, out)
+    np.testing.assert_allclose(out.reshape(side, side), np.linalg.inv(expected), rtol=1e-8, atol=1e-10)
+    tiles.transpose(W, 0, above + side, side, copy := np.empty((above + side) * side))
+    np.testing.assert_array_equal(copy.reshape(side, -1), W.reshape(-1, side).T)
+    W[above * side] = -1e9
+    assert tiles.factor(W, above, side) == 0
+
+    m = side - 3
+    T, room, inverse = expected[:m, :m].copy(), np.empty(side * side), np.empty((m - 1, m - 1))
+    assert tiles.factor_lower(T, room)
+    np.testing.assert_allclose(np.tril(T), np.linalg.cholesky(expected[:m, :m]), rtol=1e-9, atol=1e-10)
+    tiles.invert_leading(room, side, M, out, inverse)
+    np.testing.assert_allclose(inverse, np.linalg.inv(expected[: m - 1, : m - 1]), rtol=1e-8, atol=1e-10)
+
+
+def by_the_lemmas(data, priors, phi):
+    """The dense log density with matrices of the order of the random effects, for data whose N × N does not fit."""
+    design = data.design
+    terms, sigma, value = unpacked(priors, phi, False)
+    value += float(priors.sigma.log_density(sigma))
+    n, columns = len(design.y), []
+    for (half, s, z, _), prior, term in zip(terms, priors.terms, design.terms, strict=True):
+        value += prior.log_density(s, correlation_root(np.tanh(z), s.size))
+        basis, codes, J = term.basis @ half, term.factor.codes, len(term.factor.levels)
+        columns += [scipy.sparse.csr_array((one, (np.arange(n), codes)), shape=(n, J)) for one in basis.T]
+    prior = priors.beta
+    columns.append(scipy.sparse.csr_array(design.X @ np.linalg.cholesky(np.linalg.inv(prior.precision))))
+    G, off = scipy.sparse.hstack(columns).tocsr() / sigma, (design.y - design.X @ prior.mean) / sigma
+    factor = scipy.linalg.cho_factor((G.T @ G).toarray() + np.eye(G.shape[1]), lower=True)
+    b = G.T @ off
+    value -= 0.5 * n * np.log(2.0 * np.pi * sigma**2) + np.log(np.diag(factor[0])).sum()
+    return value - 0.5 * (off @ off - b @ scipy.linalg.cho_solve(factor, b))
+
+
+@needs_references
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["eeg", "insteval"])
+def test_large_sampling_experiments(name):
+    formula, frame, given = experiment(name)
+    design = build(formula, frame)
+    data = CrossProducts.of(design)
+    priors = model_priors.resolve(given, design, data.fixed.kept)
+    density = Density(data, priors)
+    spread = float(np.log(design.y.std()))
+    phi = np.array([0.2 if one.startswith("cor") else spread - 1.0 * one.startswith("sd") for one in density.names])
+    value, gradient = density.logp_grad(phi)
+    assert value == pytest.approx(by_the_lemmas(data, priors, phi), rel=1e-9)
+    numerical = differences(density.logp, phi, 1e-4)
+    np.testing.assert_allclose(gradient, numerical, rtol=1e-6, atol=1e-6 * np.abs(gradient).max())

@@ -125,7 +125,7 @@ def in_package(path):
 
 
 # Compiled code on disk is stamped with the sources of all kernels, so that kernels may call those of other files.
-SHARED = {"jit": 0, "dense": 1, "tiles": 1, "blocks": 2, "covariance": 2, "marginal": 3}
+SHARED = {"jit": 0, "dense": 1, "tiles": 2, "blocks": 2, "covariance": 2, "marginal": 3}
 
 
 @pytest.mark.parametrize("path", KERNELS, ids=lambda p: p.name)

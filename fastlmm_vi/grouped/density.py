@@ -1,12 +1,13 @@
 """The log posterior density of the variance parameters and its gradient as one compiled function, callable by address."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-from fastlmm_vi_kernels import marginal, marginal_blocks
+from fastlmm_vi_kernels import marginal, marginal_blocks, marginal_crossed, tiles
+from fastlmm_vi_kernels import one_way as reduction
 from numpy.typing import ArrayLike, NDArray
 
 from ..priors import Fixed
@@ -15,7 +16,10 @@ from . import parameters, prior_rows
 from .cross_products import CrossProducts
 from .likelihood import LOG_2PI
 from .model_priors import ModelPriors
-from .one_way import Reduced, merged
+from .one_way import classes, merged
+
+MEETING = 0.2  # share of pairs of groups that occur, from which products of whole matrices are faster
+LARGEST = 2e8  # numbers of the others' columns, made once
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +136,9 @@ class Density:
 
     @cached_property
     def _family(self) -> "Family":
-        return ONE_WAY if self.data.one_way is not None else BLOCKS
+        if self.data.one_way is not None:
+            return ONE_WAY
+        return CROSSED if dense(self.data) else BLOCKS
 
     @cached_property
     def _block(self) -> Array:
@@ -147,38 +153,85 @@ class Density:
             np.asarray(self.data.pattern.place, np.int64),
         ]
         assert len(common) == marginal.COMMON
-        own = blocks_sections(self.data) if self.data.one_way is None else one_way_sections(self.data.one_way)
-        return packed([*common, *own])
+        return packed([*common, *self._family.sections(self.data)])
 
 
-@dataclass(frozen=True)
-class Family:
-    """The compiled functions of one family of designs."""
-
-    evaluate: Any
-    evaluate_many: Any
-    callback: Any
-
-
-ONE_WAY = Family(marginal.one_way, marginal.one_way_many, marginal.ONE_WAY)
-BLOCKS = Family(marginal_blocks.by_blocks, marginal_blocks.by_blocks_many, marginal_blocks.BY_BLOCKS)
+def dense(data: CrossProducts) -> bool:
+    """Whether one factor leads, and its groups meet most of those of the others."""
+    pattern = data.pattern
+    if pattern.leading != 1 or len(data.groups) == 1:
+        return False
+    partners = sum(group.levels for group in data.groups[1:])
+    columns = int(pattern.effect[-1] - pattern.effect[1])
+    meeting = pattern.factor.size / (data.groups[0].levels * partners)
+    return bool(meeting >= MEETING and columns * len(data.fixed.y) <= LARGEST)
 
 
-def one_way_sections(groups: Reduced) -> list[NDArray[Any]]:
+def one_way_sections(data: CrossProducts) -> list[NDArray[Any]]:
     """Classes of groups as rows side by side, filled up to a multiple of 8: what one vector holds."""
+    groups = data.one_way
+    assert groups is not None
     R, count, first, C = merged(groups.R, groups.C)
     owner = np.repeat(np.arange(len(R)), np.diff(first))
     weight = np.zeros(len(C))
     weight[first[:-1]] = count
-    order = np.argsort(np.select([weight == 1.0, weight > 1.0], [0, 1], 2), kind="stable")
-    d, q = C.shape[1:]
-    n = -(-len(C) // 8) * 8
-    by_row = np.zeros((d, d, n)), np.zeros((q, d, n)), np.zeros(n)
-    by_row[0][:, :, : len(C)] = R[owner[order]].transpose(1, 2, 0)
-    by_row[1][:, :, : len(C)] = C[order].transpose(2, 1, 0)
-    by_row[2][: len(C)] = weight[order]
-    sizes = np.array([d, n, np.count_nonzero(weight == 1.0), np.count_nonzero(weight)], np.int64)
+    n, single, by_row = side_by_side(weight, R[owner], C)
+    sizes = np.array([R.shape[1], n, single, np.count_nonzero(weight)], np.int64)
     return [sizes, *by_row, groups.within]
+
+
+def side_by_side(weight: Array, R: Array, C: Array) -> tuple[int, int, list[Array]]:
+    """Number of rows filled up, how many of them have weight 1; R (d, d, n), C (q, d, n) and weights, those first, 0 last."""
+    order = np.argsort(np.select([weight == 1.0, weight > 1.0], [0, 1], 2), kind="stable")
+    n, used = int(tiles.padded(len(C))), len(C)
+    by_row = [np.zeros((*R.shape[1:], n)), np.zeros((C.shape[2], C.shape[1], n)), np.zeros(n)]
+    by_row[0][:, :, :used] = R[order].transpose(1, 2, 0)
+    by_row[1][:, :, :used] = C[order].transpose(2, 1, 0)
+    by_row[2][:used] = weight[order]
+    return n, int(np.count_nonzero(weight == 1.0)), by_row
+
+
+def crossed_sections(data: CrossProducts) -> list[NDArray[Any]]:
+    """The leading factor's groups reduced, columns of all others' effects (slopes after intercepts), of X and y beside."""
+    lead, *others = data.groups
+    columns, tail, t = [], [], 0
+    for group in others:
+        Z = np.zeros((len(data.fixed.y), group.d, group.levels))
+        Z[np.arange(len(Z)), :, group.factor.codes] = group.basis
+        columns.append(Z.reshape(len(Z), -1))
+        tail += [group.d, group.levels, t]
+        t += group.d * group.levels
+    rest = np.ascontiguousarray(np.column_stack([*columns, data.fixed.Q, data.fixed.y]))
+    d, used = lead.d, rest.shape[1]
+    order = np.argsort(lead.factor.codes, kind="stable")
+    start = np.searchsorted(lead.factor.codes[order], np.arange(lead.levels + 1))
+    R, C = np.zeros((lead.levels, d, d)), np.empty((lead.levels, d, used))
+    reduction.reduce(order, start, lead.basis, rest, R, C)
+    weight, R, C, scatter = same_but_for_y(R, C)
+    side = int(tiles.padded(used))
+    C = np.concatenate([C, np.zeros((*C.shape[:2], side - used)), scatter], axis=2)
+    n, single, by_row = side_by_side(weight, R, C)
+    within = np.eye(side)
+    within[:used, :used] = rest.T @ rest
+    sizes = np.array([d, n, side, t, single, len(weight)], np.int64)
+    return [sizes, np.array(tail, np.int64), *by_row, within]
+
+
+def same_but_for_y(R: Array, C: Array) -> tuple[Array, Array, Array, Array]:
+    """Groups of equal R and C but for the last column, taken together: how many, R, √count · mean C, scatter of y.
+
+    The scatter of y about its mean is the lower factor (d, d) of Σ (y − ȳ)(y − ȳ)ᵀ: that many columns beside C.
+    """
+    order, start = classes(np.concatenate([R.reshape(len(R), -1), C[:, :, :-1].reshape(len(C), -1)], axis=1))
+    count = np.diff(np.append(start, len(R)))
+    means = np.add.reduceat(C[order], start) / count[:, None, None]
+    off = C[order, :, -1] - np.repeat(means[:, :, -1], count, axis=0)
+    d = R.shape[1]
+    scatter = np.zeros((len(start), d, d))
+    for c in np.flatnonzero(count > 1):
+        found = np.asarray(np.linalg.qr(off[start[c] : start[c] + count[c]], mode="r"))
+        scatter[c, :, : len(found)] = found.T
+    return count.astype(np.float64), R[order[start]], np.sqrt(count)[:, None, None] * means, scatter
 
 
 def blocks_sections(data: CrossProducts) -> list[NDArray[Any]]:
@@ -186,6 +239,21 @@ def blocks_sections(data: CrossProducts) -> list[NDArray[Any]]:
     *arrays, leading, q = data.pattern
     numbers = np.array([leading, q], np.int64)
     return [numbers, *(np.asarray(one, np.int64) for one in arrays), *data.products]
+
+
+@dataclass(frozen=True)
+class Family:
+    """The compiled functions of one family of designs, and what they read."""
+
+    evaluate: Any
+    evaluate_many: Any
+    callback: Any
+    sections: Callable[[CrossProducts], list[NDArray[Any]]]
+
+
+ONE_WAY = Family(marginal.one_way, marginal.one_way_many, marginal.ONE_WAY, one_way_sections)
+BLOCKS = Family(marginal_blocks.by_blocks, marginal_blocks.by_blocks_many, marginal_blocks.BY_BLOCKS, blocks_sections)
+CROSSED = Family(marginal_crossed.crossed, marginal_crossed.crossed_many, marginal_crossed.CROSSED, crossed_sections)
 
 
 def packed(sections: Sequence[NDArray[Any]]) -> Array:

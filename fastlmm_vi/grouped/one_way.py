@@ -160,11 +160,8 @@ def merged(R: Array, C: Array) -> tuple[Array, NDArray[np.intp], NDArray[np.intp
     Σ vec(C) vec(C)ᵀ.
     """
     flat, rows = R.reshape(len(R), -1), C.reshape(len(C), -1)
-    key = flat @ np.random.default_rng(0).standard_normal(flat.shape[1])  # unequal R are unequal along any direction
-    order = np.argsort(key, kind="stable")
-    flat, rows = flat[order], rows[order]
-    new = (np.abs(np.diff(flat, axis=0)) > EQUAL * np.abs(flat).max(initial=0.0)).any(axis=1)
-    start = np.flatnonzero(np.append(True, new))
+    order, start = classes(flat)
+    rows = rows[order]
     count = np.diff(np.append(start, len(R)))
     many = count > MANY * rows.shape[1]
     size = np.where(many, rows.shape[1], count)
@@ -174,3 +171,11 @@ def merged(R: Array, C: Array) -> tuple[Array, NDArray[np.intp], NDArray[np.intp
     for c in np.flatnonzero(many):
         out[first[c] : first[c + 1]] = np.linalg.qr(rows[start[c] : start[c] + count[c]], mode="r")
     return R[order[start]], count, first, out.reshape(-1, *C.shape[1:])
+
+
+def classes(rows: Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Order in which equal rows stand together, and where in it another begins."""
+    key = rows @ np.random.default_rng(0).standard_normal(rows.shape[1])  # unequal rows are unequal along any direction
+    order = np.argsort(key, kind="stable")
+    new = (np.abs(np.diff(rows[order], axis=0)) > EQUAL * np.abs(rows).max(initial=0.0)).any(axis=1)
+    return order, np.flatnonzero(np.append(True, new))

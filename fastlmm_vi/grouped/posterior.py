@@ -7,12 +7,11 @@ from typing import NamedTuple
 import numpy as np
 import scipy.linalg
 
-from ..priors import Fixed, ScalePrior
+from ..priors import Fixed
 from ..result import Array
-from . import parameters
 from .cross_products import CrossProducts
+from .density import Density
 from .elimination import Workspace
-from .likelihood import LOG_2PI
 from .model_priors import ModelPriors
 from .one_way import OneWay
 from .reml import canonical
@@ -33,7 +32,7 @@ class Posterior:
     φ has, term by term as in the formula, the logarithms of the standard deviations and, in the order of rows of a lower
     triangle, z-transforms (atanh) of canonical partial correlations; at the end log σ. The density is in φ: Jacobians of
     these transformations are in it. (Lewandowski, Kurowicka and Joe, Journal of Multivariate Analysis 100, 2009, for the
-    correlations.) The state of one evaluation is shared by the methods: not for several threads.
+    correlations.) The state of `given` is shared by what it returns: not for several threads.
     """
 
     data: CrossProducts
@@ -58,15 +57,15 @@ class Posterior:
         )
         return of_terms, not isinstance(self.priors.sigma, Fixed)
 
+    @cached_property
+    def density(self) -> Density:
+        """The compiled log density of φ: this object calls it, and so may any sampler."""
+        return Density(self.data, self.priors)
+
     @property
     def names(self) -> list[str]:
         """Parameters of φ by brms' names, of which it has the logarithms or z-transforms."""
-        found = parameters.names(self.data.design.terms)
-        free, sigma = self._free
-        keep = [
-            flag for d, flags in zip(self.sizes, free, strict=True) for flag in (*flags, *[True] * (d * (d - 1) // 2))
-        ]
-        return [name for name, kept in zip(found, [*keep, sigma], strict=True) if kept]
+        return self.density.names
 
     def scales(self, phi: Array) -> Scales:
         """Standard deviations, correlations and σ at φ."""
@@ -91,51 +90,12 @@ class Posterior:
 
     def __call__(self, phi: Array) -> float:
         """Log of prior density and likelihood at φ; −∞ where rounding leaves no positive pivot, or a prior has no density."""
-        scales = self.scales(phi)
-        log_prior = self._log_prior(phi, scales)
-        return log_prior + self.log_likelihood(scales) if log_prior > -np.inf else -np.inf
-
-    def _log_prior(self, phi: Array, scales: Scales) -> float:
-        """Log density of φ a priori."""
-        total = 0.0
-        if isinstance(self.priors.sigma, ScalePrior):
-            total += float(self.priors.sigma.log_density(scales.sigma)) + phi[-1]
-        at = 0
-        for d, free, prior, sd, root in zip(
-            self.sizes, self._free[0], self.priors.terms, scales.sd, scales.correlation, strict=True
-        ):
-            count = int(free.sum())
-            total += prior.log_density(sd, root) + phi[at : at + count].sum()
-            at += count
-            total += log_jacobian(phi[at : at + d * (d - 1) // 2], d)
-            at += d * (d - 1) // 2
-        return float(total)
-
-    def log_likelihood(self, scales: Scales) -> float:
-        """Log p(y | φ), β integrated over its prior; where that is flat, over all values with density 1."""
-        self._set(scales)
-        of_u, of_x, squares = self._at.factor()
-        if not squares > 0.0:
-            return -np.inf
-        sigma2 = (scales.sigma / self.data.fixed.scale) ** 2
-        n, p = self.data.fixed.Q.shape
-        return float(self._constant - 0.5 * (of_u + of_x + (n - p) * np.log(sigma2) + squares / sigma2))
-
-    @cached_property
-    def _constant(self) -> float:
-        """What of it does not depend on the variance parameters."""
-        fixed, weights = self.data.fixed, self.data.design.weights
-        (n, p), of_weights = fixed.Q.shape, 0.0 if weights is None else float(np.log(weights).sum())
-        jacobian = float(np.linalg.slogdet(fixed.scale * fixed.to_beta)[1])
-        return (
-            self.priors.beta.log_constant + jacobian - 0.5 * ((n - p) * LOG_2PI - of_weights) - n * np.log(fixed.scale)
-        )
+        return self.density.logp(phi)
 
     def _set(self, scales: Scales) -> None:
         """Λ of all terms in standard coordinates; β's prior as rows of data, of the residual's variance."""
         data, lam = self.data, self._at.lam
-        base, prior = self._corner
-        self._at.corner[:] = base + (scales.sigma / data.fixed.scale) ** 2 * prior
+        self._at.corner[:] = self._corner + (scales.sigma / data.fixed.scale) ** 2 * self.density.beta_rows
         lam[:] = 0.0
         for group, place in zip(data.groups, data.pattern.place, strict=False):
             block, start = lam[place : place + group.d**2].reshape(group.d, group.d), 0
@@ -146,24 +106,15 @@ class Posterior:
                 start += d
 
     @cached_property
-    def _base(self) -> Array:
-        """β where the coordinates δ of the standard X are 0: β = base + scale · to_beta · δ."""
-        fixed, one_way = self.data.fixed, self.data.one_way
-        shift = np.zeros(len(fixed.to_beta)) if one_way is None else one_way.shift
-        return fixed.least_squares + fixed.scale * fixed.to_beta @ shift
-
-    @cached_property
-    def _corner(self) -> tuple[Array, Array]:
-        """[X y]ᵀ[X y] of the data, and of β's prior N(m, P⁻¹) in standard coordinates: [I m]ᵀ P [I m]."""
-        B, prior = self.data.fixed.scale * self.data.fixed.to_beta, self.priors.beta
-        mean = np.linalg.solve(B, prior.mean - self._base)
-        rows = np.column_stack([np.eye(len(mean)), mean])
-        return self._at.corner.copy(), rows.T @ B.T @ prior.precision @ B @ rows
+    def _corner(self) -> Array:
+        """[X y]ᵀ[X y] of the data."""
+        return self._at.corner.copy()
 
     def given(self, phi: Array) -> "Given":
         """β and b given φ and y; valid until the next evaluation."""
         scales = self.scales(phi)
-        self.log_likelihood(scales)
+        self._set(scales)
+        self._at.factor()
         sigma, p = scales.sigma / self.data.fixed.scale, len(self.data.fixed.to_beta)
         root, one_way = self._at.T[-1 - p :, -1 - p :], self.data.one_way
         delta = scipy.linalg.solve_triangular(root[:-1, :-1], root[-1, :-1], trans=1, lower=True)
@@ -259,13 +210,3 @@ def partial_correlations(root: Array) -> Array:
             found.append(root[i, j] / np.sqrt(left))
             left -= root[i, j] ** 2
     return np.array(found)
-
-
-def log_jacobian(z: Array, d: int) -> float:
-    """Log |∂(correlation matrix) / ∂z|, z = atanh of the canonical partial correlations (LKJ 2009, equation 11)."""
-    total, at = 0.0, 0
-    for i in range(1, d):
-        for j in range(i):
-            total += (1.0 + 0.5 * (d - 2 - j)) * -2.0 * (np.logaddexp(z[at], -z[at]) - np.log(2.0))
-            at += 1
-    return float(total)

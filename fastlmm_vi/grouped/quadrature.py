@@ -186,7 +186,9 @@ def fit(posterior: Posterior, tol: float = 1e-6, report: Callable[[str], None] =
     report("quadrature, start")
     start = posterior.phi(estimates(posterior))
     report("quadrature, grid")
-    return Quadrature(posterior, grid.integrate(posterior, start, of=lambda phi: natural(posterior, phi), tol=tol))
+    log_density = posterior.density.logp_many
+    nodes = grid.integrate(log_density, start, of=lambda phi: natural(posterior, phi), vectorised=True, tol=tol)
+    return Quadrature(posterior, nodes)
 
 
 def estimates(posterior: Posterior) -> Scales:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .dense import clear
 from .jit import kernel
 
 # Priors of a standard deviation x: kinds, and what (a, b) of a row (constant, a, b) are.
@@ -110,7 +111,7 @@ def unpack(prior, phi, log_sd, sd, C):
 @kernel
 def relative(prior, sd, C, sigma, lam, place):
     """Λ (d, d) of every factor, M D C / σ of its terms on the diagonal, factor f from place[f] on; σ in units of y."""
-    lam[:] = 0.0
+    clear(lam, lam.size)
     e, square = 0, 0
     for k in range(prior.term.size // 5):
         d, f, start, width = prior.term[5 * k], prior.term[5 * k + 1], prior.term[5 * k + 2], prior.term[5 * k + 3]
@@ -121,6 +122,74 @@ def relative(prior, sd, C, sigma, lam, place):
                     total += prior.M[square + i * d + l] * sd[e + l] * C[square + l * d + j]
                 lam[place[f] + (start + i) * width + start + j] = total / sigma
         e += d
+        square += d * d
+
+
+@kernel
+def triangular(prior, lam, place, turn):
+    """Λ ← Λ O of every term, lower triangular, O orthogonal, by rotations of columns; `turn` ← O."""
+    square = 0
+    for k in range(prior.term.size // 5):
+        d, f, start, width = prior.term[5 * k], prior.term[5 * k + 1], prior.term[5 * k + 2], prior.term[5 * k + 3]
+        first = place[f] + start * width + start
+        for i in range(d):
+            for j in range(d):
+                turn[square + i * d + j] = 1.0 if i == j else 0.0
+        for i in range(d):
+            for j in range(i + 1, d):
+                a, b = lam[first + i * width + i], lam[first + i * width + j]
+                if b == 0.0:
+                    continue
+                size = math.hypot(a, b)
+                c, s = a / size, b / size
+                for l in range(d):
+                    at = first + l * width
+                    one, two = lam[at + i], lam[at + j]
+                    lam[at + i], lam[at + j] = c * one + s * two, c * two - s * one
+                    at = square + l * d
+                    one, two = turn[at + i], turn[at + j]
+                    turn[at + i], turn[at + j] = c * one + s * two, c * two - s * one
+                lam[first + i * width + j] = 0.0
+        square += d * d
+
+
+@kernel
+def to_terms(prior, omega, lam, sd, sigma, width, E):
+    """E of the terms of factor 0, D Mᵀ(Ω Λ)/σ, from the slope Ω Λ, (width, width)."""
+    e, square = 0, 0
+    for k in range(prior.term.size // 5):
+        d, start = prior.term[5 * k], prior.term[5 * k + 2]
+        for i in range(d if prior.term[5 * k + 1] == 0 else 0):
+            for j in range(d):
+                total = 0.0
+                for l in range(i + 1):
+                    slope = 0.0
+                    for m in range(width):
+                        slope += omega[(start + l) * width + m] * lam[m * width + start + j]
+                    total += prior.M[square + l * d + i] * slope
+                E[square + i * d + j] = sd[e + i] * total / sigma
+        e += d
+        square += d * d
+
+
+@kernel
+def by_terms(prior, first_factor, B, place, root, turn, E):
+    """E ← C⁻ᵀ(O B Oᵀ − J I) of the terms of factors from `first_factor` on."""
+    square = 0
+    for k in range(prior.term.size // 5):
+        d, f, start, width = prior.term[5 * k], prior.term[5 * k + 1], prior.term[5 * k + 2], prior.term[5 * k + 3]
+        first = place[f] + start * width + start
+        for i in range(d - 1 if f >= first_factor else -1, -1, -1):
+            for j in range(d):
+                total = 0.0
+                for l in range(d):
+                    for m in range(d):
+                        total += turn[square + i * d + l] * B[first + l * width + m] * turn[square + j * d + m]
+                if i == j:
+                    total -= prior.groups[k]
+                for l in range(i + 1, d):
+                    total -= root[square + l * d + i] * E[square + l * d + j]
+                E[square + i * d + j] = total / root[square + i * d + i]
         square += d * d
 
 

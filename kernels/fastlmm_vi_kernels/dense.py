@@ -1,4 +1,4 @@
-"""Small symmetric matrices, in their lower triangle: what a call of a library would cost more than."""
+"""Small symmetric matrices, in their lower triangle, and vectors: what a call of a library would cost more than."""
 
 import math
 
@@ -65,3 +65,17 @@ def logs(T, half, q):
         else:
             of_x += math.log(T[i, i])
     return 2.0 * half, 2.0 * of_x, T[m - 1, m - 1] ** 2
+
+
+@kernel
+def clear(out, size):
+    """Write 0 to the first `size` numbers; assignment to a slice compiles for seconds."""
+    for r in range(size):
+        out[r] = 0.0
+
+
+@kernel
+def copy(out, left):
+    """Write out ← left."""
+    for r in range(left.size):
+        out[r] = left[r]

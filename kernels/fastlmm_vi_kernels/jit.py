@@ -14,7 +14,7 @@ from numba.core.ccallback import CFunc
 # fused instruction (contract), a division may become a product with a reciprocal (arcp). NaN and infinity keep their
 # meaning: loops end on checks for them, which fastmath=True would remove.
 FAST_MATH = {"reassoc", "contract", "arcp"}
-OPTIONS: dict[str, Any] = {"fastmath": FAST_MATH, "nogil": True, "error_model": "numpy"}
+OPTIONS: dict[str, Any] = {"fastmath": FAST_MATH, "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 _files = sorted(Path(__file__).parent.glob("*.py"))
 SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in _files)).hexdigest()
 
@@ -56,7 +56,7 @@ class Callback:
     @cached_property
     def _compiled(self) -> CFunc:
         types = self.signature.args, self.signature.return_type
-        options = {key: value for key, value in OPTIONS.items() if key != "nogil"}  # the caller holds no lock
+        options = {key: value for key, value in OPTIONS.items() if key in ("fastmath", "error_model")}
         found = CFunc(self.function, types, locals={}, options=options)
         with suppress(RuntimeError):  # nothing is writable
             found.enable_caching()

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import carray, types
 
-from .covariance import Prior, log_prior, relative, unpack
-from .dense import cholesky
+from .covariance import Prior, log_prior, relative, to_terms, unpack
+from .dense import cholesky, clear, copy
 from .jit import Callback, kernel
 
 COMMON = 11  # sections before those of a family
@@ -36,41 +36,35 @@ class Common(NamedTuple):
 
 
 @kernel
-def real(block, i):
-    """Section i of a block."""
-    start = block.view(np.int64)[1 + 2 * i]
-    return block[start : start + block.view(np.int64)[2 + 2 * i]]
+def section(view, header, i):
+    """Section i of a block, of which `view` has the numbers or the integers."""
+    start = header[1 + 2 * i]
+    return view[start : start + header[2 + 2 * i]]
 
 
 @kernel
-def whole(block, i):
-    """Section i of a block, of integers."""
-    return real(block, i).view(np.int64)
-
-
-@kernel
-def prior_of(block):
+def prior_of(block, header):
     """The priors in a block."""
-    numbers = real(block, 8)
+    numbers = section(block, header, 8)
     return Prior(
-        whole(block, 0),
-        whole(block, 1),
-        real(block, 2),
-        real(block, 3),
-        real(block, 4),
-        real(block, 5),
-        real(block, 6),
-        whole(block, 7),
+        section(header, header, 0),
+        section(header, header, 1),
+        section(block, header, 2),
+        section(block, header, 3),
+        section(block, header, 4),
+        section(block, header, 5),
+        section(block, header, 6),
+        section(header, header, 7),
         int(numbers[0]),
         numbers[1],
     )
 
 
 @kernel
-def common_of(block):
+def common_of(block, header):
     """The constants in a block."""
-    numbers = real(block, 8)
-    return Common(numbers[2], numbers[3], real(block, 9), int(numbers[4]), whole(block, 10))
+    numbers = section(block, header, 8)
+    return Common(numbers[2], numbers[3], section(block, header, 9), int(numbers[4]), section(header, header, 10))
 
 
 @kernel
@@ -113,16 +107,17 @@ def corner(T, first, common, sigma, A):
 @kernel
 def one_way(block, phi, gradient):
     """Log density and its gradient of a model with one grouping factor; −∞ where a pivot is not positive."""
-    prior, common = prior_of(block), common_of(block)
-    sizes = whole(block, COMMON)
+    header = block.view(np.int64)
+    prior, common = prior_of(block, header), common_of(block, header)
+    sizes = section(header, header, COMMON)
     d, n, single, weighted = sizes[0], sizes[1], sizes[2], sizes[3]
     q = common.q
     effects, squares = prior.effect.size - 1, prior.M.size
     R, C, count, within = (
-        real(block, COMMON + 1),
-        real(block, COMMON + 2),
-        real(block, COMMON + 3),
-        real(block, COMMON + 4),
+        section(block, header, COMMON + 1),
+        section(block, header, COMMON + 2),
+        section(block, header, COMMON + 3),
+        section(block, header, COMMON + 4),
     )
     small = np.empty(2 * effects + 2 * squares + 3 * d * d)
     log_sd, sd, small = small[:effects], small[effects : 2 * effects], small[2 * effects :]
@@ -230,12 +225,13 @@ def whiten_2(n, q, lam, R, C, Q, H, work):
 def whiten(d, n, q, lam, R, C, Q, H, work):
     """The same for any d."""
     pivot, V, G = line(work, 0, n), work[n:], work[(1 + d * d) * n :]
-    pivot[:] = 1.0
-    V[: d * d * n] = 0.0
+    clear(V, d * d * n)
+    for r in range(n):
+        pivot[r] = 1.0
     for j in range(d):  # V += G_j G_jᵀ, G_j = R λ_j
         for i in range(d):
             g = line(G, i, n)
-            g[:] = 0.0
+            clear(g, n)
             for k in range(i, d):
                 add(g, line(R, i * d + k, n), lam[k * d + j])
             for k in range(i + 1):
@@ -263,7 +259,7 @@ def whiten(d, n, q, lam, R, C, Q, H, work):
 def forward(d, i, n, V, right, out, step):
     """Row i of L⁻¹ times a column, whose rows are lines of `out`, `step` apart."""
     own = line(out, i * step, n)
-    own[:] = right
+    copy(own, right)
     for k in range(i):
         take(own, line(V, i * d + k, n), line(out, k * step, n), 1.0)
     multiply(own, own, line(V, i * d + i, n))
@@ -354,12 +350,12 @@ def weigh_2(n, A, Q, H, count, work, omega):
 def weigh(d, n, A, Q, H, count, work, omega):
     """The same for any d."""
     N, Z = work[: d * n], work[d * n :]
-    omega[:] = 0.0
+    clear(omega, d * d)
     for k in range(len(A)):
         combine(A, H, k, N)
         for a in range(d):
             z = line(Z, a, n)
-            z[:] = 0.0
+            clear(z, n)
             for i in range(d):
                 take(z, line(Q, i * d + a, n), line(N, i, n), -1.0)
             for b in range(a + 1):
@@ -373,25 +369,6 @@ def weigh(d, n, A, Q, H, count, work, omega):
     for a in range(d):
         for b in range(a):
             omega[b * d + a] = omega[a * d + b]
-
-
-@kernel
-def to_terms(prior, omega, lam, sd, sigma, width, E):
-    """E of every term, D Mᵀ(Ω Λ)/σ, from the slope Ω Λ of a single factor, (width, width)."""
-    e, square = 0, 0
-    for k in range(prior.term.size // 5):
-        d, start = prior.term[5 * k], prior.term[5 * k + 2]
-        for i in range(d):
-            for j in range(d):
-                total = 0.0
-                for l in range(i + 1):
-                    slope = 0.0
-                    for m in range(width):
-                        slope += omega[(start + l) * width + m] * lam[m * width + start + j]
-                    total += prior.M[square + l * d + i] * slope
-                E[square + i * d + j] = sd[e + i] * total / sigma
-        e += d
-        square += d * d
 
 
 @kernel

@@ -10,51 +10,52 @@ import numpy as np
 from numba import carray
 
 from .blocks import Pattern, Products, eliminate, fill, selected_inverse, solve
-from .covariance import log_prior, relative, unpack
-from .dense import cholesky, invert
+from .covariance import by_terms, log_prior, relative, triangular, unpack
 from .jit import Callback, kernel
-from .marginal import COMMON, SIGNATURE, common_of, corner, prior_of, real, whole
+from .marginal import COMMON, SIGNATURE, common_of, corner, prior_of, section
+from .tiles import factor_lower, invert_leading, padded
 
 
 @kernel
-def pattern_of(block):
+def pattern_of(header):
     """The pattern in a block."""
-    numbers, pairs = whole(block, COMMON), whole(block, COMMON + 9).size // 2
+    numbers, pairs = section(header, header, COMMON), section(header, header, COMMON + 9).size // 2
     return Pattern(
-        whole(block, COMMON + 1),
-        whole(block, COMMON + 2),
-        whole(block, COMMON + 3),
-        whole(block, COMMON + 4),
-        whole(block, COMMON + 5),
-        whole(block, COMMON + 6),
-        whole(block, COMMON + 7),
-        whole(block, COMMON + 8),
-        whole(block, COMMON + 9).reshape((pairs, 2)),
-        whole(block, COMMON + 10).reshape((pairs, 2)),
-        whole(block, COMMON + 11),
+        section(header, header, COMMON + 1),
+        section(header, header, COMMON + 2),
+        section(header, header, COMMON + 3),
+        section(header, header, COMMON + 4),
+        section(header, header, COMMON + 5),
+        section(header, header, COMMON + 6),
+        section(header, header, COMMON + 7),
+        section(header, header, COMMON + 8),
+        section(header, header, COMMON + 9).reshape((pairs, 2)),
+        section(header, header, COMMON + 10).reshape((pairs, 2)),
+        section(header, header, COMMON + 11),
         numbers[0],
         numbers[1],
     )
 
 
 @kernel
-def products_of(block):
+def products_of(block, header):
     """The products in a block."""
-    q = whole(block, COMMON)[1]
-    border = real(block, COMMON + 14)
+    q = section(header, header, COMMON)[1]
+    border = section(block, header, COMMON + 14)
     return Products(
-        real(block, COMMON + 12),
-        real(block, COMMON + 13),
+        section(block, header, COMMON + 12),
+        section(block, header, COMMON + 13),
         border.reshape((border.size // q, q)),
-        real(block, COMMON + 15).reshape((q, q)),
+        section(block, header, COMMON + 15).reshape((q, q)),
     )
 
 
 @kernel
 def by_blocks(block, phi, gradient):
     """Log density and its gradient; −∞ where a pivot is not positive."""
-    prior, common = prior_of(block), common_of(block)
-    pattern, products = pattern_of(block), products_of(block)
+    header = block.view(np.int64)
+    prior, common = prior_of(block, header), common_of(block, header)
+    pattern, products = pattern_of(header), products_of(block, header)
     q, effects, squares = common.q, prior.effect.size - 1, prior.M.size
     log_sd, sd, root, E = np.empty(effects), np.empty(effects), np.empty(squares), np.empty(squares)
     turn, lam, B = np.empty(squares), np.empty(common.place[-1]), np.zeros(common.place[-1])
@@ -72,48 +73,23 @@ def by_blocks(block, phi, gradient):
         for j in range(i + 1):
             T[side + i, side + j] += unit * unit * common.P[i * q + j]
     half = eliminate(pattern, L, T)
-    if half != half or cholesky(T) < m:
+    padded_side = padded(m)
+    square = padded_side * padded_side
+    room = np.empty(3 * square)
+    if half != half or not factor_lower(T, room):
         return -math.inf
     for i in range(side):
         half += math.log(T[i, i])
     A = np.empty((q, q))
     value, of_sigma = corner(T, side, common, unit, A)
     S, inverse, x = np.zeros(products.panels.size), np.empty((m - 1, m - 1)), np.empty(pattern.effect[-1] + q - 1)
-    invert(T, inverse)
+    invert_leading(room, padded_side, room[square:], room[2 * square :], inverse)
     solve(pattern, L, T, x)
     selected_inverse(pattern, L, inverse, S)
     moments(pattern, S, inverse, x, unit, B)
-    by_terms(prior, B, common.place, root, turn, E)
+    by_terms(prior, 0, B, common.place, root, turn, E)
     value += log_prior(prior, phi, log_sd, sd, root, E, of_sigma, gradient) - half
     return value if value > -math.inf else -math.inf
-
-
-@kernel
-def triangular(prior, lam, place, turn):
-    """Λ ← Λ O of every term, lower triangular, O orthogonal, by rotations of columns; `turn` ← O."""
-    square = 0
-    for k in range(prior.term.size // 5):
-        d, f, start, width = prior.term[5 * k], prior.term[5 * k + 1], prior.term[5 * k + 2], prior.term[5 * k + 3]
-        first = place[f] + start * width + start
-        for i in range(d):
-            for j in range(d):
-                turn[square + i * d + j] = 1.0 if i == j else 0.0
-        for i in range(d):
-            for j in range(i + 1, d):
-                a, b = lam[first + i * width + i], lam[first + i * width + j]
-                if b == 0.0:
-                    continue
-                size = math.hypot(a, b)
-                c, s = a / size, b / size
-                for l in range(d):
-                    at = first + l * width
-                    one, two = lam[at + i], lam[at + j]
-                    lam[at + i], lam[at + j] = c * one + s * two, c * two - s * one
-                    at = square + l * d
-                    one, two = turn[at + i], turn[at + j]
-                    turn[at + i], turn[at + j] = c * one + s * two, c * two - s * one
-                lam[first + i * width + j] = 0.0
-        square += d * d
 
 
 @kernel
@@ -132,27 +108,6 @@ def moments(pattern, S, inverse, x, unit, B):
                         B[at + i * d + j] += S[pattern.panel[group[f] + v] + i * d + j]
                     else:
                         B[at + i * d + j] += inverse[own - head + i, own - head + j]
-
-
-@kernel
-def by_terms(prior, B, place, root, turn, E):
-    """E ← C⁻ᵀ(O B Oᵀ − J I) of every term."""
-    square = 0
-    for k in range(prior.term.size // 5):
-        d, f, start, width = prior.term[5 * k], prior.term[5 * k + 1], prior.term[5 * k + 2], prior.term[5 * k + 3]
-        first = place[f] + start * width + start
-        for i in range(d - 1, -1, -1):
-            for j in range(d):
-                total = 0.0
-                for l in range(d):
-                    for m in range(d):
-                        total += turn[square + i * d + l] * B[first + l * width + m] * turn[square + j * d + m]
-                if i == j:
-                    total -= prior.groups[k]
-                for l in range(i + 1, d):
-                    total -= root[square + l * d + i] * E[square + l * d + j]
-                E[square + i * d + j] = total / root[square + i * d + i]
-        square += d * d
 
 
 @kernel
