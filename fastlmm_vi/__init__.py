@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         plot_residuals,
     )
     from .grouped.result import MixedFit
+    from .grouped.sampled_result import SampledFit
     from .plots import (
         plot_compare,
         plot_gap,
@@ -61,6 +62,7 @@ _HOMES = {
     "lmm": ".grouped.model",
     "BayesFit": ".grouped.bayes_result",
     "MixedFit": ".grouped.result",
+    "SampledFit": ".grouped.sampled_result",
     "MeanFieldFit": ".grouped.mean_field_result",
     "CrossProducts": ".grouped.cross_products",
     "lrt": ".grouped.lrt",
@@ -98,6 +100,7 @@ __all__ = [  # noqa: RUF022 - in reading order
     "Spectrum",
     "lmm",
     "BayesFit",
+    "SampledFit",
     "MeanFieldFit",
     "MixedFit",
     "CrossProducts",

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import gammaln
 
 from . import pareto
+from .convergence import FEWEST_DRAWS
 from .errors import ConvergenceWarning
 from .laplace import Laplace
 from .log_density import LogDensity
@@ -85,7 +87,7 @@ class WeightedDraws:
     log_evidence, log_evidence_se : float
         Log integral of the density, and its Monte-Carlo error.
     status : Status
-        CONVERGED where k̂ is below its threshold, else HEAVY_WEIGHTS.
+        CONVERGED, HEAVY_WEIGHTS where k̂ is above its threshold, or FEW_DRAWS where the effective number is below 400.
     """
 
     draws: Array
@@ -124,7 +126,7 @@ class WeightedDraws:
         """Monte-Carlo error of the weighted mean of values (S, …) at the draws."""
         return np.sqrt(np.tensordot(self.weights**2, (values - np.tensordot(self.weights, values, 1)) ** 2, 1))
 
-    def resample(self, rng: np.random.Generator, size: int) -> Array:
+    def resample(self, rng: np.random.Generator, size: int) -> NDArray[np.int64]:
         """Indices (size,) of unweighted draws, by systematic resampling: each is taken size · w times, up to one."""
         places = (np.arange(size) + rng.random()) / size
         chosen = np.searchsorted(np.cumsum(self.weights), places)
@@ -154,7 +156,8 @@ def importance(
     Warns
     -----
     ConvergenceWarning
-        If Pareto's k̂ is above its threshold: the weighted draws are not to be relied on.
+        If Pareto's k̂ is above its threshold, so that the weighted draws are not to be relied on, or they are effectively
+        fewer than 400.
 
     Examples
     --------
@@ -177,18 +180,18 @@ def importance(
     log_p = np.array([density.logp(one) for one in x])
     found = pareto.smooth(log_p - proposal.log_density(x))
     limit = pareto.threshold(draws)
-    reliable = found.k <= limit
-    if not reliable:
-        warnings.warn(
-            f"Importance weights are heavy: Pareto k̂ = {found.k:.2f} is above {limit:.2f}. {Status.HEAVY_WEIGHTS.advice}",
-            ConvergenceWarning,
-            stacklevel=2,
-        )
+    status = Status.CONVERGED
+    if found.k > limit:
+        status, figure = Status.HEAVY_WEIGHTS, f"Pareto k̂ {found.k:.2f}, threshold {limit:.2f}"
+    elif found.ess < FEWEST_DRAWS:
+        status, figure = Status.FEW_DRAWS, f"{found.ess:.0f}"
+    if status is not Status.CONVERGED:
+        warnings.warn(f"{status.advice} ({figure})", ConvergenceWarning, stacklevel=2)
     return WeightedDraws(
         draws=x,
         log_weights=found.log_weights,
         k=found.k,
         log_evidence=found.log_mean,
         log_evidence_se=float(np.sqrt(max(1.0 / found.ess - 1.0 / draws, 0.0))),
-        status=Status.CONVERGED if reliable else Status.HEAVY_WEIGHTS,
+        status=status,
     )

@@ -440,4 +440,4 @@ class BayesFit(GroupedFit):
         return "\n".join([*lines, *(f"Note: {note}" for note in self.notes)])
 
     def __repr__(self) -> str:
-        return f"<BayesFit {self.method}: {self.formula}, {self.status.value}>"
+        return f"<{type(self).__name__} {self.method}: {self.formula}, {self.status.value}>"

@@ -13,7 +13,7 @@ from ..elpd import Elpd
 from ..result import Array
 from . import parameters, pointwise, quadrature
 from .draws import Draws
-from .likelihood import LOG_2PI
+from .leave_one_out import LARGEST, Predictors
 from .linear_response import LinearResponse
 from .marginals import Marginal
 from .posterior import Posterior, Scales
@@ -22,7 +22,7 @@ from .variational_posterior import VariationalPosterior
 if TYPE_CHECKING:
     from .bayes_result import BayesFit, Lens
 
-LIMIT = 2e9  # rows × random effects × draws up to which every row is left out exactly
+MOST_WORK = 1e12  # effects³ × nodes up to which every row is left out in closed form
 BLOCK = 10_000  # rows at a time
 TAIL, POINTS = 1e-7, 4001  # of the distributions that are compared
 
@@ -120,9 +120,8 @@ def of(
         show("diagnostics, leave-one-out")
         loo, waic = _by_draws(fit, draws, log_weights)
         known = truth if isinstance(truth, quadrature.Quadrature) else None
-        nodes = phi if known is None else known.kept[0]
-        few = fit.n * int(fit.data.pattern.effect[-1]) * len(nodes) <= LIMIT
-        leaving = _by_hand(exact, nodes, log_weights, None if known is None else known.kept[1]) if few else None
+        nodes, weights = (phi, None) if known is None else known.kept
+        leaving = _left_out(exact, nodes, log_weights, weights)
     return Diagnostics(
         method=fit.method,
         elbo=fit.elbo,
@@ -177,26 +176,15 @@ def _by_draws(fit: "BayesFit", draws: Draws, log_weights: Array) -> tuple[Elpd, 
     return elpd.loo(log_likelihood, log_weights=log_weights), elpd.waic(log_likelihood, log_weights=log_weights)
 
 
-def _by_hand(exact: Posterior, nodes: Array, log_weights: Array, weights: Array | None) -> Elpd:
+def _left_out(exact: Posterior, nodes: Array, log_weights: Array, weights: Array | None) -> Elpd | None:
     """1/p(y_i | y without i) = E[1/p(y_i | y without i, φ)] over p(φ | y), the inner density in closed form.
 
-    With μ and v the mean and variance of x_i β + z_i b given φ and all of y, s² = σ²/w_i and h = v/s²: given φ and the other
-    observations y_i is normal with mean y_i − (y_i − μ)/(1 − h) and variance s²/(1 − h). Nodes with `weights` are those of
-    an integral; others are draws, whose ratios are smoothed.
+    Nodes φ with `weights` are those of an integral; others are draws, whose ratios are smoothed. None where it takes too long.
     """
-    design, kept = exact.data.design, list(exact.data.fixed.kept)
-    offset = np.zeros(len(design.y)) if design.offset is None else design.offset
-    precision = np.ones(len(design.y)) if design.weights is None else design.weights
-    rows = [(term.basis, term.factor.codes) for term in design.terms]
-    without = np.empty((len(nodes), len(design.y)))
-    within = np.empty_like(without)
-    for i, phi in enumerate(nodes):
-        at = exact.given(phi)
-        mean, v = at.moments_of(design.X[:, kept], rows)
-        s2 = at.scales.sigma**2 / precision
-        left = 1.0 - v / s2
-        without[i] = -0.5 * (LOG_2PI + np.log(s2 / left) + (design.y - offset - mean) ** 2 / (left * s2))
-        within[i] = -0.5 * (LOG_2PI + np.log(s2 + v) + (design.y - offset - mean) ** 2 / (s2 + v))
+    effects = int(exact.data.pattern.effect[-1]) + len(exact.data.fixed.kept)
+    if effects > LARGEST or effects**3 * len(nodes) > MOST_WORK:
+        return None
+    without, within = Predictors(exact).log_densities(nodes)
     log_weights = log_weights if weights is None else np.log(weights)
     within = logsumexp(within + (log_weights - logsumexp(log_weights))[:, None], axis=0)
     return elpd.loo(without, log_weights=log_weights, within=within, nodes=weights is not None)

@@ -8,14 +8,15 @@ from typing import Any, Literal, overload
 from .. import threads
 from ..errors import FitWarning
 from ..progress import stages
-from . import bayes_result, reml, variational
+from . import bayes_result, reml, sampling, variational
 from .bayes_result import FACTORISATIONS, BayesFit
 from .cross_products import CrossProducts
 from .mean_field_result import MeanFieldFit
 from .model_frame import GroupedDesign, build
 from .result import METHODS, MixedFit
+from .sampled_result import SampledFit
 
-BAYESIAN = bayes_result.METHODS
+BAYESIAN = (*bayes_result.METHODS, *sampling.METHODS)
 THETA_BY = ("posterior", "elbo")
 
 
@@ -56,6 +57,25 @@ def lmm(
     formula: str,
     data: Any,
     *,
+    method: Literal["laplace-is", "nuts", "auto"],
+    priors: Mapping[str, Any] | None = None,
+    weights: Any = None,
+    missing: str = "raise",
+    draws: int | None = None,
+    tune: int | None = None,
+    chains: int | None = None,
+    target_accept: float | None = None,
+    random_state: int | None = 0,
+    n_jobs: int | None = None,
+    verbose: int = 0,
+) -> SampledFit: ...
+
+
+@overload
+def lmm(
+    formula: str,
+    data: Any,
+    *,
     method: Literal["mfvi"],
     theta_by: Literal["elbo"],
     factorisation: str | None = None,
@@ -79,10 +99,14 @@ def lmm(
     weights: Any = None,
     missing: str = "raise",
     max_iter: int | None = None,
+    draws: int | None = None,
+    tune: int | None = None,
+    chains: int | None = None,
+    target_accept: float | None = None,
     random_state: int | None = 0,
     n_jobs: int | None = None,
     verbose: int = 0,
-) -> MixedFit | BayesFit | MeanFieldFit:
+) -> MixedFit | BayesFit | SampledFit | MeanFieldFit:
     """Fit the grouped linear mixed model y = Xβ + Σ_l Z_l b_l + ε of an lme4 formula.
 
     Parameters
@@ -96,9 +120,12 @@ def lmm(
         before a; in R that depends on the language): the first is the reference, `relevel(f, ref="b")` takes another.
         Ordered Categoricals, those of `pd.cut` among them, have polynomial contrasts as R's ordered factors, `o.L`, `o.Q`,
         …; `factor(o, ordered=FALSE)` has treatment contrasts.
-    method : {"reml", "ml", "quadrature", "structured-vi", "mfvi"}, default "reml"
+    method : {"reml", "ml", "quadrature", "laplace-is", "nuts", "auto", "structured-vi", "mfvi"}, default "reml"
         "reml", "ml": restricted or full maximum likelihood; the same optimum as `lmer(REML = TRUE / FALSE)`, to more digits.
         "quadrature": the exact posterior under `priors`, for up to four variance parameters.
+        "nuts": the exact posterior by NUTS on the variance parameters alone, all effects integrated out (extra `bayes`).
+        "laplace-is": the same by importance sampling from its mode, in less than a second and with the evidence, and with a
+        warning where it fails. "auto": this, and NUTS where its weights are heavy (Pareto k̂ above 0.5).
         "structured-vi", "mfvi": variational Bayes, q(β, b) q(σ) Π q(Σ_l), or mean field, in which q(β) and the random
         effects of every term are apart too. Both are as fast for large data as "reml"; mean field's intervals of the fixed
         effects are too narrow where these are learned from few groups. `fit.diagnostics()` says what was lost.
@@ -119,16 +146,21 @@ def lmm(
         at all rows in which their own columns have values (R's `poly` refuses missing ones).
     max_iter : int, optional
         Default 200 steps of the search by likelihood, 1000 turns of variational Bayes.
+    draws, tune, chains : int, optional
+        Of NUTS: draws kept of every chain (1000), warm-up draws (200), chains (4). `draws` of "laplace-is", too (4000).
+    target_accept : float, optional
+        Of NUTS (0.8): nearer to 1 where trajectories diverge.
     random_state : int or None, default 0
-        Of the random one of the starts of variational Bayes.
+        Of draws, and of the random one of the starts of variational Bayes.
     n_jobs : int or None
-        Threads of the BLAS: None is 1, −1 all cores.
+        Threads of the BLAS: None is 1, −1 all cores. Chains of NUTS that run at once: None is all cores.
     verbose : int, default 0
         1 shows progress.
 
     Returns
     -------
-    MixedFit; BayesFit where the method is Bayesian, MeanFieldFit where `theta_by="elbo"`
+    MixedFit; BayesFit where the method is Bayesian, SampledFit, which is one, where it samples; MeanFieldFit where
+    `theta_by="elbo"`
 
     Raises
     ------
@@ -161,6 +193,9 @@ def lmm(
     True
     """
     _check(method, priors, factorisation, theta_by, max_iter)
+    settings: dict[str, Any] = {"draws": draws, "tune": tune, "chains": chains, "target_accept": target_accept}
+    given = {name: value for name, value in settings.items() if value is not None}
+    _check_settings(method, given)
     start = time.perf_counter()
     design = build(formula, data, weights=weights, missing=missing)
     framed = time.perf_counter()
@@ -172,6 +207,10 @@ def lmm(
         shared: dict[str, Any] = {"notes": notes, "timings": timings, "show": show}
         if method in METHODS:
             return MixedFit.of(products, formula, method, max_iter=max_iter or reml.MAX_ITER, **shared)
+        if method in sampling.METHODS:
+            cores = None if n_jobs is None else threads.count(n_jobs)
+            chosen = sampling.Settings(**given, cores=cores, random_state=random_state)
+            return SampledFit.sampled(products, formula, method, priors, chosen, **shared)
         shared |= {"max_iter": max_iter or variational.MAX_ITER, "random_state": random_state}
         if theta_by == "elbo":
             return MeanFieldFit.of(products, formula, factorisation or FACTORISATIONS[method][0], **shared)
@@ -197,6 +236,16 @@ def _check(method: str, priors: object, factorisation: str | None, theta_by: str
         raise ValueError(f"factorisation={factorisation!r} is not one of method={method!r}: {fit}.")
     if max_iter is not None and (not isinstance(max_iter, int) or max_iter < 1):
         raise ValueError(f"max_iter={max_iter!r} is not a number of iterations: give 1, 2, …")
+
+
+def _check_settings(method: str, given: Mapping[str, Any]) -> None:
+    """Refuse settings of samplers where nothing is sampled."""
+    allowed = {"nuts": set(given), "auto": set(given), "laplace-is": {"draws"}}.get(method, set())
+    for name, value in given.items():
+        if name not in allowed:
+            raise ValueError(
+                f"{name}={value!r} is a setting of method='nuts', and method={method!r} was given: leave it out."
+            )
 
 
 def _notes(design: GroupedDesign, products: CrossProducts) -> tuple[str, ...]:

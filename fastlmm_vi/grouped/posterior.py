@@ -15,7 +15,6 @@ from .elimination import Workspace
 from .model_priors import ModelPriors
 from .one_way import OneWay
 from .reml import canonical
-from .solution import Rows
 
 
 class Scales(NamedTuple):
@@ -179,27 +178,6 @@ class Given:
             effects = mean[slice(*self.data.pattern.effect[f : f + 2])].reshape(-1, self.data.groups[f].d)
             found[k] = effects[:, part] @ back.T, back @ covs[f][:, part, part] @ back.T
         return [found[k] for k in range(len(found))]
-
-    def moments_of(self, X: Array, rows: Rows) -> tuple[Array, Array]:
-        """Means and variances of m numbers x_i β + Σ z_i b: X (m, p) and, per term, coefficients (m, d) and codes (m,)."""
-        data, fixed = self.data, self.data.fixed
-        effects, terms = int(data.pattern.effect[-1]), self._terms()
-        u = self.at.solve_given(self.delta)
-        mean, variance = X @ self._beta(self.delta), np.empty(len(X))
-        for start in range(0, len(X), 256):
-            block = slice(start, start + 256)
-            A = np.zeros((effects + X.shape[1], len(X[block])))
-            A[effects:] = fixed.to_beta.T @ X[block].T
-            column = np.arange(A.shape[1])
-            for k, (f, part, back) in terms.items():
-                Z, codes = rows[k][0][block], rows[k][1][block]
-                first = data.pattern.effect[f] + codes * data.groups[f].d + part.start
-                places = first[:, None] + np.arange(Z.shape[1])
-                A[places, column[:, None]] = Z @ back / fixed.scale
-                mean[block] += (Z @ back * u[places]).sum(axis=1)
-            self.at.forward(A)
-            variance[block] = self.scales.sigma**2 * np.einsum("ij,ij->j", A, A)
-        return mean, variance
 
     def draw(self, rng: np.random.Generator) -> tuple[Array, list[Array]]:
         """One β (p,), and b of every term (levels, d)."""

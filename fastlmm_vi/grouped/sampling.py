@@ -1,0 +1,106 @@
+"""The exact posterior of the grouped model by draws of its variance parameters: NUTS, or importance sampling at the mode."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import ConvergenceWarning
+from ..importance import WeightedDraws, importance
+from ..laplace import Laplace, laplace
+from ..result import Status
+from ..sampler import nuts
+from .cross_products import CrossProducts
+from .density import Density
+from .model_priors import ModelPriors
+from .posterior import Posterior
+from .quadrature import estimates
+from .sampled_posterior import SampledPosterior
+
+LIGHT = 0.5  # Pareto k̂ up to which "auto" takes importance sampling: weights of finite variance
+WEIGHTED = 4000  # draws of importance sampling
+METHODS = ("laplace-is", "nuts", "auto")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Of NUTS; `draws` and `random_state` of importance sampling too."""
+
+    draws: int | None = None
+    tune: int = 200
+    chains: int = 4
+    target_accept: float = 0.8
+    cores: int | None = None
+    random_state: int | None = 0
+
+
+def fit(
+    method: str,
+    data: CrossProducts,
+    priors: ModelPriors,
+    settings: Settings,
+    show: Callable[[str], None] = lambda text: None,
+) -> tuple[str, SampledPosterior]:
+    """Sample the posterior; returns the method that was used, and what it gave.
+
+    Raises
+    ------
+    ValueError
+        If every variance parameter is `Fixed`.
+    ImportError
+        If NUTS is asked for and nutpie is not installed.
+    IntegrationError
+        If the posterior has no mode: a prior is improper.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If chains did not mix or diverged, or weights are heavy.
+    """
+    show(f"{method}, mode")
+    density, posterior = Density(data, priors), Posterior(data, priors)
+    if not density.dim:
+        raise ValueError(f"method={method!r} samples variance parameters, and all of them are Fixed: leave one free.")
+    normal = laplace(density, posterior.phi(estimates(posterior)))
+    if method == "nuts":
+        return method, _by_chains(density, posterior, normal, settings, show)
+    if method == "laplace-is":
+        return method, _by_weights(density, posterior, normal, settings, show)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # NUTS follows
+        found = _by_weights(density, posterior, normal, settings, show)
+    if isinstance(found.run, WeightedDraws) and found.status is Status.CONVERGED and found.run.k <= LIGHT:
+        return "laplace-is", found
+    return "nuts", _by_chains(density, posterior, normal, settings, show)
+
+
+def _by_weights(
+    density: Density, posterior: Posterior, normal: Laplace, settings: Settings, show: Callable[[str], None]
+) -> SampledPosterior:
+    show("laplace-is, weights")
+    run = importance(density, normal, draws=settings.draws or WEIGHTED, random_state=settings.random_state)
+    return SampledPosterior(posterior, run.draws[None], run, _seed(settings))
+
+
+def _by_chains(
+    density: Density, posterior: Posterior, normal: Laplace, settings: Settings, show: Callable[[str], None]
+) -> SampledPosterior:
+    run = nuts(
+        density,
+        normal.mode,
+        normal=normal,
+        draws=settings.draws or 1000,
+        tune=settings.tune,
+        chains=settings.chains,
+        target_accept=settings.target_accept,
+        cores=settings.cores,
+        random_state=settings.random_state,
+        show=show,
+    )
+    return SampledPosterior(posterior, run.draws, run, _seed(settings))
+
+
+def _seed(settings: Settings) -> int:
+    """Of the draws of effects."""
+    return int(np.random.default_rng(settings.random_state).integers(2**31))
