@@ -179,7 +179,7 @@ def _by_draws(fit: "BayesFit", draws: Draws, log_weights: Array) -> tuple[Elpd, 
 def _left_out(exact: Posterior, nodes: Array, log_weights: Array, weights: Array | None) -> Elpd | None:
     """1/p(y_i | y without i) = E[1/p(y_i | y without i, φ)] over p(φ | y), the inner density in closed form.
 
-    Nodes φ with `weights` are those of an integral; others are draws, whose ratios are smoothed. None where it takes too long.
+    Nodes φ with `weights` are those of an integral; others are draws, whose ratios are smoothed. None if it takes long.
     """
     effects = int(exact.data.pattern.effect[-1]) + len(exact.data.fixed.kept)
     if effects > LARGEST or effects**3 * len(nodes) > MOST_WORK:

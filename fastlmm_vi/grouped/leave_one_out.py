@@ -11,10 +11,8 @@ Winther, Journal of Machine Learning Research 17, 2016): importance sampling of 
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-import scipy.linalg
 import scipy.sparse
 
 from .. import threads
@@ -65,32 +63,32 @@ class Predictors:
         self.P = B.T @ prior.precision @ B
         self.Pm = B.T @ prior.precision @ (prior.mean - fixed.least_squares)
 
-    def _root(self, scales: Scales) -> scipy.sparse.csr_array:
-        """Λ of all effects, effects = Λ (standard effects); those of X stand for themselves."""
-        blocks: list[Any] = [scipy.sparse.eye_array(len(self.P))]
+    def _scaled(self, A: Array, scales: Scales, transpose: bool) -> Array:
+        """Λᵀ A, or Λ A, for A (effects, …), effects = Λ (standard effects); those of X stand for themselves."""
+        out, at = A.copy(), len(self.P)
         for term, sd, root in zip(self.posterior.data.design.terms, scales.sd, scales.correlation, strict=True):
-            blocks.append(scipy.sparse.kron(scipy.sparse.eye_array(len(term.factor.levels)), sd[:, None] * root))
-        return scipy.sparse.csr_array(scipy.sparse.block_diag(blocks))
+            d, own = len(sd), sd[:, None] * root
+            part = slice(at, at + len(term.factor.levels) * d)
+            blocks = A[part].reshape(len(term.factor.levels), d, -1)
+            out[part] = ((own.T if transpose else own) @ blocks).reshape(A[part].shape)
+            at = part.stop
+        return out
 
     def at(self, phi: Array) -> tuple[Array, Array, Array]:
         """Means and variances of η (N,), and variances v of the observations, at φ."""
-        scales = self.posterior.scales(phi)
-        L, p = self._root(scales), len(self.P)
-        precision = (L.T @ (L.T @ self.gram).T) / scales.sigma**2
+        scales, p = self.posterior.scales(phi), len(self.P)
+        precision = self._scaled(self._scaled(self.gram, scales, True).T, scales, True) / scales.sigma**2
         precision[:p, :p] += self.P
         diagonal = np.arange(p, len(precision))
         precision[diagonal, diagonal] += 1.0
-        right = L.T @ self.products / scales.sigma**2
+        right = self._scaled(self.products, scales, True) / scales.sigma**2
         right[:p] += self.Pm
-        factor = scipy.linalg.cho_factor(precision, lower=True)
-        effects = L @ scipy.linalg.cho_solve(factor, right)
-        covariance = L @ (L @ scipy.linalg.cho_solve(factor, np.eye(len(precision)))).T
+        inverse = np.linalg.inv(precision)
+        effects = self._scaled(inverse @ right, scales, False)
+        covariance = self._scaled(self._scaled(inverse, scales, False).T, scales, False)
         mean = self.base + np.einsum("ij,ij->i", self.values, effects[self.columns])
-        variance = np.zeros(len(mean))
-        for j, column in enumerate(self.columns.T):
-            variance += self.values[:, j] * np.einsum(
-                "ij,ij->i", covariance[column[:, None], self.columns], self.values
-            )
+        own = covariance[self.columns[:, :, None], self.columns[:, None, :]]
+        variance = ((own @ self.values[:, :, None])[:, :, 0] * self.values).sum(axis=1)
         return mean, variance, scales.sigma**2 / self.weights
 
     def log_densities(self, phis: Array) -> tuple[Array, Array]:
