@@ -147,7 +147,7 @@ def test_random_models(seed):
 
 def test_the_random_models_are_of_every_family():
     families = {Density(*setting(seed)[:2])._family.callback for seed in range(60)}
-    assert len(families) == 3
+    assert len(families) == 4
 
 
 @pytest.mark.parametrize("seed", [0, 1, 4, 5, 9])
@@ -300,7 +300,7 @@ PAGE = (Path(__file__).resolve().parents[1] / "docs" / "marginalisation.md").rea
 
 def test_the_page_points_to_code_that_exists():
     names = re.findall(r"^→ `([\w.]+)`", PAGE, flags=re.MULTILINE)
-    assert len(names) == 12
+    assert len(names) == 13
     for name in names:
         pages.check_exists(name)
 
