@@ -147,7 +147,7 @@ def test_random_models(seed):
 
 def test_the_random_models_are_of_every_family():
     families = {Density(*setting(seed)[:2])._family.callback for seed in range(60)}
-    assert len(families) == 3
+    assert len(families) == 4
 
 
 @pytest.mark.parametrize("seed", [0, 1, 4, 5, 9])
@@ -300,7 +300,7 @@ PAGE = (Path(__file__).resolve().parents[1] / "docs" / "marginalisation.md").rea
 
 def test_the_page_points_to_code_that_exists():
     names = re.findall(r"^→ `([\w.]+)`", PAGE, flags=re.MULTILINE)
-    assert len(names) == 12
+    assert len(names) == 13
     for name in names:
         pages.check_exists(name)
 
@@ -408,3 +408,44 @@ def test_large_sampling_experiments(name):
     assert value == pytest.approx(by_the_lemmas(data, priors, phi), rel=1e-9)
     numerical = differences(density.logp, phi, 1e-4)
     np.testing.assert_allclose(gradient, numerical, rtol=1e-6, atol=1e-6 * np.abs(gradient).max())
+
+
+def larger_frame(balanced):
+    """Every inner group c lies in one of b; a is crossed with both. Balanced: all groups of a have the same design."""
+    rng = np.random.default_rng(3)
+    a, c, repeat = (one.ravel() for one in np.meshgrid(range(9), range(10), range(2), indexing="ij"))
+    frame = pd.DataFrame({"a": a, "b": c // 3, "c": c, "x0": repeat - 0.5, "x1": np.cos(1.0 + c + 3.0 * repeat)})
+    frame["y"] = rng.normal(size=10)[c] + rng.normal(size=9)[a] * (1.0 + frame["x0"]) + rng.normal(size=len(frame))
+    return frame if balanced else frame[rng.random(len(frame)) < 0.9]
+
+
+LARGER = {
+    "y ~ x0 + (x0 + x1 | a)": "ONE_WAY",
+    "y ~ x0 + (x0 + x1 | c) + (1 | b)": "NESTED",
+    "y ~ x0 + (x0 || c) + (1 | b)": "NESTED",
+    "y ~ x0 + (x0 | c) + (x0 | b)": "BLOCKS",
+    "y ~ x0 + (1 | a) + (1 | c) + (1 | b)": "BLOCKS",
+    "y ~ x0 + (x0 + x1 | a) + (x0 | c)": "CROSSED",
+    "y ~ x0 + (x0 | a) + (1 | c)": "CROSSED",
+    "y ~ x0 + (1 | a) + (0 + x0 | a) + (x0 | c)": "CROSSED",
+}
+
+
+@pytest.mark.parametrize("formula", LARGER)
+@pytest.mark.parametrize("balanced", [True, False], ids=["balanced", "unbalanced"])
+def test_every_family(formula, balanced):
+    design = build(formula, larger_frame(balanced))
+    data = CrossProducts.of(design)
+    given = {"beta": Normal(0, 2), "sigma": HalfNormal(2), "sd": HalfNormal(1)}
+    priors = model_priors.resolve(given, design, data.fixed.kept)
+    density = Density(data, priors)
+    assert density._family is getattr(density_module, LARGER[formula])
+    phi = 0.5 * np.random.default_rng(5).normal(size=density.dim)
+    check(data, priors, phi, "log")
+    check(data, priors, phi, "signed")
+
+
+def test_equal_groups_of_crossed_factors_are_one_row():
+    design = build("y ~ x0 + (x0 | a) + (1 | c)", larger_frame(True))
+    sizes = density_module.crossed_sections(CrossProducts.of(design))[0]
+    assert sizes[5] == 1  # of 9 or 10 groups

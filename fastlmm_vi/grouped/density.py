@@ -6,13 +6,14 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-from fastlmm_vi_kernels import marginal, marginal_blocks, marginal_crossed, tiles
+from fastlmm_vi_kernels import marginal, marginal_blocks, marginal_crossed, marginal_nested, tiles
 from fastlmm_vi_kernels import one_way as reduction
 from numpy.typing import ArrayLike, NDArray
 
 from ..priors import Fixed
 from ..result import Array
 from . import parameters, prior_rows
+from .blocks import Group
 from .cross_products import CrossProducts
 from .likelihood import LOG_2PI
 from .model_priors import ModelPriors
@@ -138,6 +139,8 @@ class Density:
     def _family(self) -> "Family":
         if self.data.one_way is not None:
             return ONE_WAY
+        if self.data.pattern.leading == len(self.data.groups) == 2 and self.data.groups[1].d == 1:
+            return NESTED
         return CROSSED if dense(self.data) else BLOCKS
 
     @cached_property
@@ -203,10 +206,7 @@ def crossed_sections(data: CrossProducts) -> list[NDArray[Any]]:
         t += group.d * group.levels
     rest = np.ascontiguousarray(np.column_stack([*columns, data.fixed.Q, data.fixed.y]))
     d, used = lead.d, rest.shape[1]
-    order = np.argsort(lead.factor.codes, kind="stable")
-    start = np.searchsorted(lead.factor.codes[order], np.arange(lead.levels + 1))
-    R, C = np.zeros((lead.levels, d, d)), np.empty((lead.levels, d, used))
-    reduction.reduce(order, start, lead.basis, rest, R, C)
+    R, C = reduced(lead, rest)
     weight, R, C, scatter = same_but_for_y(R, C)
     side = int(tiles.padded(used))
     C = np.concatenate([C, np.zeros((*C.shape[:2], side - used)), scatter], axis=2)
@@ -215,6 +215,31 @@ def crossed_sections(data: CrossProducts) -> list[NDArray[Any]]:
     within[:used, :used] = rest.T @ rest
     sizes = np.array([d, n, side, t, single, len(weight)], np.int64)
     return [sizes, np.array(tail, np.int64), *by_row, within]
+
+
+def reduced(group: Group, rest: Array) -> tuple[Array, Array]:
+    """R (J, d, d) and C (J, d, columns) of a factor's groups; `rest` is overwritten by what they do not reach."""
+    order = np.argsort(group.factor.codes, kind="stable")
+    start = np.searchsorted(group.factor.codes[order], np.arange(group.levels + 1))
+    R, C = np.zeros((group.levels, group.d, group.d)), np.empty((group.levels, group.d, rest.shape[1]))
+    reduction.reduce(order, start, group.basis, rest, R, C)
+    return R, C
+
+
+def nested_sections(data: CrossProducts) -> list[NDArray[Any]]:
+    """Inner groups reduced, in order of the outer ones; of these the products of what is left with [z X y]."""
+    inner, outer = data.groups
+    rest = np.ascontiguousarray(np.column_stack([outer.basis, data.fixed.Q, data.fixed.y]))
+    R, C = reduced(inner, rest)
+    partner = np.empty(inner.levels, np.intp)
+    partner[inner.factor.codes] = outer.factor.codes
+    order = np.argsort(partner, kind="stable")
+    start = np.searchsorted(partner[order], np.arange(outer.levels + 1))
+    n, single, by_row = side_by_side(np.ones(inner.levels), R[order], C[order])
+    m = int(tiles.padded(outer.levels))
+    own = [np.bincount(outer.factor.codes, rest[:, 0] * column, minlength=m) for column in rest.T]
+    sizes = np.array([inner.d, n, single, m, outer.levels], np.int64)
+    return [sizes, start.astype(np.int64), *by_row, rest[:, 1:].T @ rest[:, 1:], np.array(own)]
 
 
 def same_but_for_y(R: Array, C: Array) -> tuple[Array, Array, Array, Array]:
@@ -254,6 +279,8 @@ class Family:
 ONE_WAY = Family(marginal.one_way, marginal.one_way_many, marginal.ONE_WAY, one_way_sections)
 BLOCKS = Family(marginal_blocks.by_blocks, marginal_blocks.by_blocks_many, marginal_blocks.BY_BLOCKS, blocks_sections)
 CROSSED = Family(marginal_crossed.crossed, marginal_crossed.crossed_many, marginal_crossed.CROSSED, crossed_sections)
+
+NESTED = Family(marginal_nested.nested, marginal_nested.nested_many, marginal_nested.NESTED, nested_sections)
 
 
 def packed(sections: Sequence[NDArray[Any]]) -> Array:

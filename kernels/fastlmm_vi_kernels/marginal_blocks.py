@@ -9,8 +9,9 @@ import math
 import numpy as np
 from numba import carray
 
-from .blocks import Pattern, Products, eliminate, fill, selected_inverse, solve
+from .blocks import Pattern, Products, add_inverse, eliminate, fill, selected_inverse, solve
 from .covariance import by_terms, log_prior, relative, triangular, unpack
+from .dense import copy
 from .jit import Callback, kernel
 from .marginal import COMMON, SIGNATURE, common_of, corner, prior_of, section
 from .tiles import factor_lower, invert_leading, padded
@@ -85,7 +86,10 @@ def by_blocks(block, phi, gradient):
     S, inverse, x = np.zeros(products.panels.size), np.empty((m - 1, m - 1)), np.empty(pattern.effect[-1] + q - 1)
     invert_leading(room, padded_side, room[square:], room[2 * square :], inverse)
     solve(pattern, L, T, x)
-    selected_inverse(pattern, L, inverse, S)
+    if pattern.leading == 1:
+        leading_inverses(pattern, L, inverse, B)
+    else:
+        selected_inverse(pattern, L, inverse, S)
     moments(pattern, S, inverse, x, unit, B)
     by_terms(prior, 0, B, common.place, root, turn, E)
     value += log_prior(prior, phi, log_sd, sd, root, E, of_sigma, gradient) - half
@@ -93,8 +97,56 @@ def by_blocks(block, phi, gradient):
 
 
 @kernel
+def leading_inverses(pattern, L, inverse, B):
+    """B += Σ_v (K⁻¹)_vv of the one factor that leads, whose groups have neighbours in the tail alone: no panel is kept."""
+    d, head, near, panel = pattern.width[0], pattern.effect[1], pattern.near, pattern.panel
+    beta, q = pattern.effect[-1] - head, pattern.q
+    most = 0
+    for v in range(panel.size - 1):
+        most = max(most, (panel[v + 1] - panel[v]) // d)
+    H, index, own, y = np.empty(most * d), np.empty(most, np.intp), np.empty(d * d), np.empty(d)
+    column, factor = np.empty(d), np.empty(d * d)
+    for v in range(panel.size - 1):
+        at, rows = panel[v], 0
+        for e in range(near[v], near[v + 1]):
+            for r in range(pattern.width[pattern.factor[e]]):
+                index[rows] = pattern.row[e] - head + r
+                rows += 1
+        for r in range(q - 1):
+            index[rows] = beta + r
+            rows += 1
+        below = at + d * d
+        for c in range(d - 1, -1, -1):  # H = (rows below) L_vv⁻¹, column by column
+            pivot = 1.0 / L[at + c * d + c]
+            for i in range(rows):
+                total = L[below + i * d + c]
+                for s in range(c + 1, d):
+                    total -= H[s * most + i] * L[at + s * d + c]
+                H[c * most + i] = total * pivot
+        for c in range(d * d):
+            own[c] = 0.0
+        for i in range(rows):
+            line = inverse[index[i]]
+            for c in range(d):
+                total, h = 0.5 * line[index[i]] * H[c * most + i], H[c * most : c * most + i]
+                for j in range(i):
+                    total += line[index[j]] * h[j]
+                column[c] = total
+            for a in range(d):
+                for b in range(d):
+                    own[a * d + b] += H[a * most + i] * column[b] + column[a] * H[b * most + i]
+        copy(factor, L[at : at + d * d])
+        add_inverse(factor, 0, d, own, y)
+        for c in range(d * d):
+            B[pattern.place[0] + c] += own[c]
+
+
+@kernel
 def moments(pattern, S, inverse, x, unit, B):
-    """B += Σ_v E[u_v u_vᵀ | y] of every factor, from the inverse of the equations and the means x."""
+    """B += Σ_v E[u_v u_vᵀ | y] of every factor, from the inverse of the equations and the means x.
+
+    Of a factor that leads alone the means only.
+    """
     width, group, effect, place = pattern.width, pattern.group, pattern.effect, pattern.place
     head = effect[pattern.leading]
     for f in range(width.size):
@@ -104,9 +156,9 @@ def moments(pattern, S, inverse, x, unit, B):
             for i in range(d):
                 for j in range(d):
                     B[at + i * d + j] += x[own + i] * x[own + j] / unit**2
-                    if f < pattern.leading:
+                    if f < pattern.leading and pattern.leading > 1:
                         B[at + i * d + j] += S[pattern.panel[group[f] + v] + i * d + j]
-                    else:
+                    elif f >= pattern.leading:
                         B[at + i * d + j] += inverse[own - head + i, own - head + j]
 
 

@@ -60,15 +60,10 @@ def crossed(block, phi, gradient):
     lam, B, small = small[:entries], small[entries : 2 * entries], small[2 * entries :]
     own, omega, last = small[: d * d], small[d * d : 2 * d * d], small[2 * d * d :].reshape((q, q))
     K = d * n
-    large = np.empty((d * (3 * d + side + 2) + 1) * n + K * side + 2 * side * side + SIDE * K)
+    large = np.empty((d * (3 * d + side + 2) + 1) * n + K * side + 2 * side * side)
     Q, H, large = large[: d * K], large[d * K : (2 * d + side) * K], large[(2 * d + side) * K :]
     work, large = large[: (d * d + d + 1) * n], large[(d * d + d + 1) * n :]
-    X, T, M, P = (
-        large[: K * side],
-        large[K * side :],
-        large[K * side + side * side :],
-        large[K * side + 2 * side * side :],
-    )
+    X, T, M = large[: K * side], large[K * side :], large[K * side + side * side :]
 
     log_sigma = unpack(prior, phi, log_sd, sd, root)
     sigma = math.exp(log_sigma)
@@ -85,7 +80,7 @@ def crossed(block, phi, gradient):
     half = log_pivots(work, count, single, weighted)
     scale(tail, lam, common.place, H, K)
     transpose(H, 0, side, K, X)
-    fill(tail, lam, common.place, X, K, within, side, t, T)
+    fill(tail, lam, common.place, X, K, within, side, t, M, T)
     scatter = H[side * K :]
     T[(t + q - 1) * (side + 1)] += dot(scatter[: d * K], scatter[: d * K])
     for i in range(q):
@@ -101,7 +96,7 @@ def crossed(block, phi, gradient):
     add(line(M, y, side), line(M, y, side), last[q - 1, q - 1] / M[y * side + y] - 1.0)
     moments(tail, common.place, M, side, t + q, B)
     transpose(M, 0, side, side, T)
-    weigh(d, n, side, t + q, T, Q, H, count, last[q - 1, q - 1] ** 2, X, P, omega)
+    weigh(d, n, side, t + q, T, Q, H, count, last[q - 1, q - 1] ** 2, X, work, omega)
     to_terms(prior, omega, own, sd, sigma, d, E)
     by_terms(prior, 1, B, common.place, root, turn, E)
     value += log_prior(prior, phi, log_sd, sd, root, E, of_sigma, gradient) - half
@@ -124,19 +119,11 @@ def scale(tail, lam, place, rows, n):
 
 
 @kernel
-def fill(tail, lam, place, X, K, within, side, t, T):
-    """T ← Λᵀ within Λ + XᵀX + I on the effects, from the diagonal on."""
-    copy(T, within)
-    for i in range(side):
-        for f in range(tail.size // 3):
-            d, levels, first, at = tail[3 * f], tail[3 * f + 1], i * side + tail[3 * f + 2], place[f + 1]
-            for b in range(d):
-                own = T[first + b * levels : first + (b + 1) * levels]
-                x = lam[at + b * d + b]
-                for r in range(levels):
-                    own[r] *= x
-                for a in range(b + 1, d):
-                    add(own, T[first + a * levels : first + (a + 1) * levels], lam[at + a * d + b])
+def fill(tail, lam, place, X, K, within, side, t, room, T):
+    """T ← Λᵀ within Λ + XᵀX + I on the effects, from the diagonal on; `room` (side, side) is overwritten."""
+    copy(room, within)
+    scale(tail, lam, place, room, side)
+    transpose(room, 0, side, side, T)
     scale(tail, lam, place, T, side)
     for i in range(0, side, SIDE):
         for k in range(i, i + SIDE):
@@ -181,23 +168,21 @@ def moments(tail, place, M, side, rows, B):
 
 
 @kernel
-def weigh(d, n, side, rows, A, Q, H, count, of_scatter, S, P, omega):
-    """Ω ← Σ Qᵀ(N Nᵀ + scatter − count I)Q, N = H A, A upper triangular; S and P are overwritten."""
+def weigh(d, n, side, rows, A, Q, H, count, of_scatter, N, S, omega):
+    """Ω ← Σ Qᵀ(N Nᵀ + scatter − count I)Q, N = (H A)ᵀ, A upper triangular; N (d n, side) and S are overwritten."""
     K = d * n
-    clear(S, d * K)
+    clear(N, K * side)
+    for r in range(0, K, SIDE):
+        for l in range(0, rows, SIDE):
+            subtract_tile(H, r, K, A, l, side, min(l + SIDE, rows), N, r * side + l, side)
     for i in range(d):
-        take(line(S, i * d + i, n), count, count, 0.0)
-        for r in range(n):
-            S[(i * d + i) * n + r] = -count[r]
-    for l in range(0, rows, SIDE):
-        clear(P, SIDE * K)
-        for r in range(0, K, SIDE):
-            subtract_tile(A, l, side, H, r, K, min(l + SIDE, rows), P, r, K)
-        for k in range(min(SIDE, rows - l)):
-            add_squares(d, n, P[k * K :], 1.0, S)
-    for k in range(d):
-        add_squares(d, n, H[(side + k) * K :], of_scatter, S)
-    z = P[:n]
+        for j in range(i + 1):
+            own = line(S, i * d + j, n)
+            for r in range(n):
+                own[r] = dot(line(N, i * n + r, side), line(N, j * n + r, side)) - (count[r] if i == j else 0.0)
+            for k in range(side, side + d):
+                take(own, line(H, k * d + i, n), line(H, k * d + j, n), -of_scatter)
+    z = S[d * d * n : (d * d + 1) * n]
     for i in range(d):
         for j in range(d):
             own = line(S, max(i, j) * d + min(i, j), n)
@@ -205,14 +190,6 @@ def weigh(d, n, side, rows, A, Q, H, count, of_scatter, S, P, omega):
                 multiply(z, line(Q, i * d + a, n), own)
                 for b in range(d):
                     omega[a * d + b] += dot(z, line(Q, j * d + b, n))
-
-
-@kernel
-def add_squares(d, n, N, x, S):
-    """S_ij += x N_i N_j, i ≥ j, lines of n."""
-    for i in range(d):
-        for j in range(i + 1):
-            take(line(S, i * d + j, n), line(N, i, n), line(N, j, n), -x)
 
 
 @kernel
