@@ -18,7 +18,7 @@ from ..inference_data import inference_data
 from ..laplace import LOG_2PI
 from ..result import Array
 from ..sampler import Chains
-from . import sampling
+from . import parameters, sampling
 from .bayes_result import BayesFit
 from .cross_products import CrossProducts
 from .leave_one_out import Predictors
@@ -179,13 +179,16 @@ class SampledFit(BayesFit):
         labels = {k: f"r_{label}" for label, k in self.term_labels.items()}
         posterior: dict[str, Array] = {"b": beta[kept].reshape(*shape, -1)}
         posterior |= {name: x[:, found.kept.places].ravel()[kept].reshape(shape) for name, x in found.variances.items()}
-        coords: dict[str, Any] = {"coefficient": self.fixed_names, "observation": np.arange(self.n)}
+        coords: dict[str, Any] = {"coefficient": self.fixed_parameters, "observation": np.arange(self.n)}
         dims, at = {"b": ["coefficient"], "y": ["observation"]}, 0
         for k, term in enumerate(design.terms):
             levels, d = len(term.factor.levels), len(term.names)
             posterior[labels[k]] = recovered.draws[kept, at : at + levels * d].reshape(*shape, levels, d)
             dims[labels[k]] = [term.factor.name, f"{labels[k]}_effect"]
-            coords |= {term.factor.name: term.factor.labels, f"{labels[k]}_effect": term.names}
+            coords |= {
+                term.factor.name: term.factor.labels,
+                f"{labels[k]}_effect": list(map(parameters.plain, term.names)),
+            }
             at += levels * d
         groups: dict[str, Mapping[str, Any]] = {"posterior": posterior, "observed_data": {"y": design.y}}
         if log_likelihood:

@@ -12,7 +12,6 @@ from ..laplace import Laplace, laplace
 from ..result import Status
 from ..sampler import nuts
 from .cross_products import CrossProducts
-from .density import Density
 from .model_priors import ModelPriors
 from .posterior import Posterior
 from .quadrature import estimates
@@ -59,35 +58,36 @@ def fit(
         If chains did not mix or diverged, or weights are heavy.
     """
     show(f"{method}, mode")
-    density, posterior = Density(data, priors), Posterior(data, priors)
+    posterior = Posterior(data, priors)
+    density = posterior.density
     if not density.dim:
         raise ValueError(f"method={method!r} samples variance parameters, and all of them are Fixed: leave one free.")
     normal = laplace(density, posterior.phi(estimates(posterior)))
     if method == "nuts":
-        return method, _by_chains(density, posterior, normal, settings, show)
+        return method, _by_chains(posterior, normal, settings, show)
     if method == "laplace-is":
-        return method, _by_weights(density, posterior, normal, settings, show)
+        return method, _by_weights(posterior, normal, settings, show)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # NUTS follows
-        found = _by_weights(density, posterior, normal, settings, show)
+        found = _by_weights(posterior, normal, settings, show)
     if isinstance(found.run, WeightedDraws) and found.status is Status.CONVERGED and found.run.k <= LIGHT:
         return "laplace-is", found
-    return "nuts", _by_chains(density, posterior, normal, settings, show)
+    return "nuts", _by_chains(posterior, normal, settings, show)
 
 
 def _by_weights(
-    density: Density, posterior: Posterior, normal: Laplace, settings: Settings, show: Callable[[str], None]
+    posterior: Posterior, normal: Laplace, settings: Settings, show: Callable[[str], None]
 ) -> SampledPosterior:
     show("laplace-is, weights")
-    run = importance(density, normal, draws=settings.draws or WEIGHTED, random_state=settings.random_state)
+    run = importance(posterior.density, normal, draws=settings.draws or WEIGHTED, random_state=settings.random_state)
     return SampledPosterior(posterior, run.draws[None], run, _seed(settings))
 
 
 def _by_chains(
-    density: Density, posterior: Posterior, normal: Laplace, settings: Settings, show: Callable[[str], None]
+    posterior: Posterior, normal: Laplace, settings: Settings, show: Callable[[str], None]
 ) -> SampledPosterior:
     run = nuts(
-        density,
+        posterior.density,
         normal.mode,
         normal=normal,
         draws=settings.draws or 1000,
