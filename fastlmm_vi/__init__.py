@@ -29,8 +29,16 @@ if TYPE_CHECKING:
     from .grouped.bayes_result import BayesFit
     from .grouped.cross_products import CrossProducts
     from .grouped.lrt import lrt
+    from .grouped.mean_field_result import MeanFieldFit
     from .grouped.model import lmm
-    from .grouped.plots import plot_caterpillar, plot_profile, plot_residuals
+    from .grouped.plots import (
+        plot_accuracy,
+        plot_caterpillar,
+        plot_elbo,
+        plot_posterior,
+        plot_profile,
+        plot_residuals,
+    )
     from .grouped.result import MixedFit
     from .grouped.sampled_result import SampledFit
     from .plots import (
@@ -59,6 +67,9 @@ _HOMES = {
     "CrossProducts": ".grouped.cross_products",
     "lrt": ".grouped.lrt",
     "plot_caterpillar": ".grouped.plots",
+    "plot_elbo": ".grouped.plots",
+    "plot_posterior": ".grouped.plots",
+    "plot_accuracy": ".grouped.plots",
     "plot_profile": ".grouped.plots",
     "plot_residuals": ".grouped.plots",
     "Fit": ".result",
@@ -107,6 +118,9 @@ __all__ = [  # noqa: RUF022 - in reading order
     "plot_variance_path",
     "plot_variances",
     "plot_marginals",
+    "plot_posterior",
+    "plot_elbo",
+    "plot_accuracy",
     "plot_caterpillar",
     "plot_residuals",
     "plot_profile",

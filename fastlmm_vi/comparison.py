@@ -75,7 +75,8 @@ def as_fit(fit: object) -> Fit:
     if _is_grouped(fit):
         raise TypeError(
             "This is for wide fits, and was given a fit of lmm. For that there are plot_caterpillar, plot_residuals and "
-            'plot_profile; its iterations are in fit.trace: fit.trace.plot("iteration", "criterion").'
+            "plot_profile, of Bayesian methods plot_posterior, plot_elbo and plot_accuracy; its iterations are in fit.trace: "
+            'fit.trace.plot("iteration", "criterion").'
         )
     found = fit if isinstance(fit, Fit) else getattr(fit, "fit_", None)
     if not isinstance(found, Fit):

@@ -27,7 +27,7 @@ class Elpd:
     pointwise : ndarray (n,)
         Each observation's part of `elpd`.
     k : ndarray (n,) or None
-        Pareto k̂ of leaving each observation out; None for WAIC.
+        Pareto k̂ of leaving each observation out; None for WAIC, and where nothing is sampled.
     threshold : float or None
         Largest k̂ at which its part can be relied on.
     unreliable : int
@@ -55,7 +55,14 @@ class Elpd:
         return text
 
 
-def loo(log_likelihood: ArrayLike, *, log_weights: ArrayLike | None = None, r_eff: float = 1.0) -> Elpd:
+def loo(
+    log_likelihood: ArrayLike,
+    *,
+    log_weights: ArrayLike | None = None,
+    r_eff: float = 1.0,
+    within: Array | None = None,
+    nodes: bool = False,
+) -> Elpd:
     """Leave-one-out cross-validation by Pareto-smoothed importance sampling.
 
     Parameters
@@ -66,6 +73,10 @@ def loo(log_likelihood: ArrayLike, *, log_weights: ArrayLike | None = None, r_ef
         Of the draws, where they are weighted.
     r_eff : float, default 1
         Effective over actual number of draws, where these come from a Markov chain.
+    within : ndarray (n,), optional
+        Log predictive density of every observation with itself in the data, for `p`; default that of the draws.
+    nodes : bool, default False
+        Whether the draws are nodes of an integral, whose weights are not smoothed.
 
     Examples
     --------
@@ -80,12 +91,14 @@ def loo(log_likelihood: ArrayLike, *, log_weights: ArrayLike | None = None, r_ef
     (True, True)
     """
     values, weights = _checked(log_likelihood, log_weights)
+    if nodes:
+        return _of("loo", values, weights, -logsumexp(weights[:, None] - values, axis=0), None, None, 0, within)
     pointwise, k = np.empty(values.shape[1]), np.empty(values.shape[1])
     for i, column in enumerate(values.T):
         smoothed = pareto.smooth(weights - column, r_eff=r_eff)
         pointwise[i], k[i] = logsumexp(smoothed.log_weights + column), smoothed.k
     limit = pareto.threshold(len(values))
-    return _of("loo", values, weights, pointwise, k, limit, int((k > limit).sum()))
+    return _of("loo", values, weights, pointwise, k, limit, int((k > limit).sum()), within)
 
 
 def waic(log_likelihood: ArrayLike, *, log_weights: ArrayLike | None = None) -> Elpd:
@@ -112,9 +125,17 @@ def _checked(log_likelihood: ArrayLike, log_weights: ArrayLike | None) -> tuple[
 
 
 def _of(
-    method: str, values: Array, weights: Array, pointwise: Array, k: Array | None, limit: float | None, bad: int
+    method: str,
+    values: Array,
+    weights: Array,
+    pointwise: Array,
+    k: Array | None,
+    limit: float | None,
+    bad: int,
+    within: Array | None = None,
 ) -> Elpd:
-    within, n = logsumexp(values + weights[:, None], axis=0), len(pointwise)
+    within = logsumexp(values + weights[:, None], axis=0) if within is None else within
+    n = len(pointwise)
     return Elpd(
         method=method,
         elpd=float(pointwise.sum()),

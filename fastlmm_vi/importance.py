@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import gammaln
 
 from . import pareto
-from .diagnostics import FEWEST_DRAWS
+from .convergence import FEWEST_DRAWS
 from .errors import ConvergenceWarning
 from .laplace import Laplace
 from .log_density import LogDensity

@@ -6,6 +6,7 @@ standard deviation near 0 whatever the others are), and T whitens the density ar
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,6 +107,10 @@ class Lattice:
         self.weight = np.empty(0)
         self.log_cell = float(np.log(h).sum())
         self._grow(2 * seeds, stride=2)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nodes and values: a lattice that comes out of a file does not grow any more."""
+        return {name: value for name, value in vars(self).items() if name not in ("_log_density", "_reach")}
 
     @property
     def z(self) -> Array:

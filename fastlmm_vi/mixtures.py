@@ -9,6 +9,8 @@ from scipy.special import ndtr, ndtri
 
 from .result import Array
 
+BLOCK = 1_000_000  # points × parts at a time
+
 
 @dataclass(frozen=True, eq=False)
 class Mixtures:
@@ -88,4 +90,6 @@ class MixtureMarginal:
 
     def pdf(self, x: ArrayLike) -> Array:
         """Density."""
-        return np.asarray(self.alone.pdf(np.asarray(x, dtype=np.float64)[..., None])[..., 0])
+        x = np.asarray(x, dtype=np.float64)
+        parts = np.array_split(x.ravel(), 1 + x.size * self.alone.weights.size // BLOCK)
+        return np.concatenate([self.alone.pdf(part[:, None])[:, 0] for part in parts]).reshape(x.shape)

@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from . import nutpie_model
-from .diagnostics import Diagnostics, diagnose
+from .convergence import Convergence, diagnose
 from .errors import ConvergenceWarning
 from .inference_data import inference_data
 from .laplace import Laplace, laplace
@@ -61,7 +61,7 @@ class Chains:
     status: Status
     notes: tuple[str, ...]
     seconds: float
-    diagnostics: Diagnostics
+    diagnostics: Convergence
 
     @property
     def converged(self) -> bool:
@@ -92,7 +92,7 @@ class Chains:
         )
 
 
-def frame(draws: Array, names: Sequence[str], diagnostics: Diagnostics) -> pd.DataFrame:
+def frame(draws: Array, names: Sequence[str], diagnostics: Convergence) -> pd.DataFrame:
     """Table of draws (chains, draws, k) by name."""
     flat = draws.reshape(-1, draws.shape[2])
     q05, q50, q95 = np.quantile(flat, [0.05, 0.5, 0.95], axis=0)
@@ -249,7 +249,7 @@ def _arrays(trace: Any) -> tuple[Array, dict[str, Any]]:
     return draws[kept, :length], stats
 
 
-def _judge(found: Diagnostics, divergences: int, interrupted: bool, shape: tuple[int, ...]) -> tuple[Status, list[str]]:
+def _judge(found: Convergence, divergences: int, interrupted: bool, shape: tuple[int, ...]) -> tuple[Status, list[str]]:
     """How the run ended, and all that is to be said about it."""
     causes = []
     if interrupted:

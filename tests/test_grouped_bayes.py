@@ -1,11 +1,13 @@
 """`lmm` by variational Bayes: what users see of it, beside the exact posterior."""
 
 import pickle
+import warnings
 
 import grouped_problems
 import numpy as np
 import pandas as pd
 import pytest
+from problems import needs_bayes
 
 import fastlmm_vi as fl
 from fastlmm_vi import priors
@@ -193,3 +195,96 @@ def test_what_is_wrong_is_named(frame, options, message):
 def test_scales_must_be_positive(bad):
     with pytest.raises((ValueError, TypeError), match="scale"):
         priors.HalfNormal(bad)
+
+
+# Predictions, containers, pictures.
+
+
+def test_predictions_are_those_of_the_posterior(frame, exact):
+    """Means are linear; intervals of a mean and of an observation against draws made here."""
+    draws, design = exact.draws(20_000, random_state=5), exact.data.design
+    X = design.X
+    names = [f"r_g[{a},Intercept]" for a in frame["g"]], [f"r_h[{b},Intercept]" for b in frame["h"]]
+    values = draws[["b_Intercept", "b_x"]].to_numpy() @ X.T + draws[names[0]].to_numpy() + draws[names[1]].to_numpy()
+    np.testing.assert_allclose(exact.predict(), values.mean(axis=0), atol=0.05)
+    for interval, noise in (("confidence", 0.0), ("prediction", 1.0)):
+        table = exact.predict(frame, interval=interval, level=0.8, draws=4000)
+        z = np.random.default_rng(0).normal(size=values.shape)
+        ends = np.quantile(values + noise * draws["sigma"].to_numpy()[:, None] * z, [0.1, 0.9], axis=0)
+        width = (ends[1] - ends[0]).mean()
+        np.testing.assert_allclose(table[["lower", "upper"]].T, ends, atol=0.12 * width)
+        np.testing.assert_array_equal(table["mean"], exact.predict())
+    pd.testing.assert_frame_equal(exact.predict(interval="confidence"), exact.predict(frame, interval="confidence"))
+
+
+def test_new_groups_have_effects_of_their_own(frame, exact):
+    new = frame.head(2).assign(g="never seen", h=99)
+    with pytest.warns(fl.FitWarning, match="2 of 2 rows by g"):
+        table = exact.predict(new, interval="confidence", draws=4000)
+    np.testing.assert_allclose(table["mean"], exact.data.design.X[:2] @ exact.fixed_effects.to_numpy())
+    draws = exact.draws(20_000, random_state=1)
+    variance = (draws[["sd_g__Intercept", "sd_h__Intercept"]] ** 2).sum(axis=1).mean()
+    variance += (draws["b_Intercept"] + draws["b_x"] * frame["x"].iloc[0]).var()
+    assert table["upper"].iloc[0] - table["lower"].iloc[0] == pytest.approx(2 * 2.1 * np.sqrt(variance), rel=0.15)
+    alone = exact.predict(frame, random_effects=False)
+    np.testing.assert_allclose(alone, exact.data.design.X @ exact.fixed_effects.to_numpy())
+    with pytest.raises(ValueError, match="interval='both' is not known"):
+        exact.predict(interval="both")
+
+
+def test_predictions_of_points(frame):
+    fit = fl.lmm(FORMULA, frame, method="mfvi", theta_by="elbo")
+    np.testing.assert_allclose(fit.predict(), fit.fitted_values)
+    np.testing.assert_allclose(fit.predict(frame.iloc[[5, 3]]), fit.fitted_values.iloc[[5, 3]])
+
+
+@needs_bayes
+def test_containers_of_arviz(frame):
+    import arviz as az
+
+    fit = fl.lmm("y ~ x + (1 + x | g) + (1 | h)", frame, method="structured-vi")
+    found = fit.to_inference_data(400, random_state=2)
+    posterior, table = found["posterior"], fit.to_frame()
+    assert dict(posterior.sizes) == {"chain": 4, "draw": 100, "g": 12, "g_effect": 2, "h": 7, "h_effect": 1}
+    some = posterior["r_g"].sel(g="g03", g_effect="x")
+    assert float(some.mean()) == pytest.approx(table.loc["r_g[g03,x]", "mean"], abs=0.3)
+    for name in ("b_x", "sd_g__x", "cor_g__Intercept__x", "sigma"):
+        row = table.loc[name]
+        assert float(posterior[name].mean()) == pytest.approx(row["mean"], abs=5 * row["sd"] / 20)
+    np.testing.assert_allclose(found["constant_data"]["elbo"], fit.trace["elbo"])
+    np.testing.assert_allclose(found["observed_data"]["y"], frame["y"])
+    assert float(found.attrs["elbo"]) == fit.elbo
+    own = fit.diagnostics(draws=400).loo.elpd
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of the shape of the tail
+        by_arviz = az.loo(found)
+    assert float(getattr(by_arviz, "elpd_loo", getattr(by_arviz, "elpd", None))) == pytest.approx(own, abs=4.0)
+    predicted = found["posterior_predictive"]["y"].to_numpy().reshape(400, -1)
+    assert np.corrcoef(predicted.mean(axis=0), fit.predict())[0, 1] > 0.99
+    with pytest.raises(ValueError, match="draws=401 is not a multiple of 4"):
+        fit.to_inference_data(401)
+
+
+def test_pictures(frame, exact):
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    fits = [fl.lmm(FORMULA, frame, method=method) for method in FACTORISATIONS]
+    ax = fl.plot_elbo(*fits, exact)
+    assert [text.get_text() for text in ax.get_legend().get_texts()][-1] == "quadrature: log evidence"
+    assert ax.fastlmm_vi_data.groupby("fit")["elbo"].last().to_dict() == {fit.method: fit.elbo for fit in fits}
+    low, high = ax.get_ylim()
+    assert low < min(fit.elbo for fit in fits) < exact.log_evidence < high
+    with pytest.raises(ValueError, match="No fit given has an ELBO"):
+        fl.plot_elbo(exact)
+    data = fl.plot_posterior(*fits, exact).fastlmm_vi_data
+    assert set(data["parameter"]) == {"sd_g__Intercept"}
+    for _, one in data.groupby("fit"):
+        assert np.trapezoid(one["density"], one["x"]) == pytest.approx(1.0, abs=5e-3)
+    assert set(fl.plot_posterior(exact, parameter="b_x").fastlmm_vi_data["parameter"]) == {"b_x"}
+    with pytest.raises(ValueError, match="parameter='b_z' is not one of all fits: choose one of 'b_Intercept'"):
+        fl.plot_posterior(exact, parameter="b_z")
+    dots = fl.plot_accuracy(*fits, reference=exact).fastlmm_vi_data
+    assert list(dots.columns) == ["fit", "parameter", "accuracy"]
+    expected = fits[0].diagnostics(exact, draws=100).accuracy
+    np.testing.assert_allclose(dots["accuracy"][dots["fit"] == fits[0].method], expected)

@@ -14,7 +14,7 @@ from numba import carray
 from problems import needs_bayes
 
 from fastlmm_vi import ConvergenceWarning, Status, nutpie_model
-from fastlmm_vi.diagnostics import diagnose
+from fastlmm_vi.convergence import diagnose
 from fastlmm_vi.grid import integrate
 from fastlmm_vi.inference_data import import_arviz
 from fastlmm_vi.laplace import Laplace, laplace

@@ -166,6 +166,10 @@ class CorrelationFactor:
         s1, s2, r = np.concatenate(found)[:size].T
         return np.stack([s1**2, r * s1 * s2, r * s1 * s2, s2**2], axis=-1).reshape(size, 2, 2)
 
+    def log_q(self, logs: Array, z: Array) -> Array:
+        """Log density of (log s₁, log s₂) (size, 2) and artanh r (size, 1)."""
+        return self.log_density(logs[:, 0], logs[:, 1], z[:, 0]) - self._box.log_integral
+
 
 def concentrated(log_density: Density, centre: Sequence[float], scale: Sequence[float]) -> Place:
     """Find the mass of a unimodal density on a coarse grid, the moments on which place the axes."""

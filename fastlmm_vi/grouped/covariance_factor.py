@@ -10,6 +10,7 @@ from scipy.special import digamma, gammaln, multigammaln
 from ..priors import HuangWand, InverseWishart
 from ..result import Array
 from .marginals import DROP, LineMarginal, Marginal
+from .posterior import correlation_root, log_jacobian
 
 ROUNDS = 1000  # of the auxiliary variables of a Huang-Wand prior
 STILL = 1e-14  # relative change of them that is rounding
@@ -72,6 +73,18 @@ class CovarianceFactor:
         from scipy.stats import invwishart
 
         return np.asarray(invwishart.rvs(self.df, self.scale, size, rng)).reshape(size, *self.scale.shape)
+
+    def log_q(self, logs: Array, z: Array) -> Array:
+        """Log density of logarithms of standard deviations (size, d) and z-transforms (size, d (d − 1) / 2)."""
+        d = logs.shape[1]
+        logdet, traces, of_z = np.empty(len(logs)), np.empty(len(logs)), np.empty(len(logs))
+        for i, (log_sd, at) in enumerate(zip(logs, z, strict=True)):
+            root = np.exp(log_sd)[:, None] * correlation_root(np.tanh(at), d)
+            half = scipy.linalg.solve_triangular(root, scipy.linalg.cholesky(self.scale, lower=True), lower=True)
+            logdet[i], traces[i] = 2.0 * np.log(np.diag(root)).sum(), (half**2).sum()
+            of_z[i] = log_jacobian(at, d)
+        jacobian = d * np.log(2.0) + (d + 1) * logs.sum(axis=1) + of_z
+        return _log_constant(self.df, self.scale) - 0.5 * ((self.df + d + 1) * logdet + traces) + jacobian
 
 
 def conjugate(prior: InverseWishart, n: int, squares: Array) -> CovarianceFactor:

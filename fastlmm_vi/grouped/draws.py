@@ -13,10 +13,37 @@ from .posterior import Scales
 
 
 class Draws(NamedTuple):
-    """Parameters by brms' names, (size,) each, and the random effects of every term, (size, levels, d)."""
+    """Parameters by brms' names, (size,) each, and the random effects of every term, (size, levels, d).
+
+    `log_density` (size,) is that of a variational posterior, in β, b, logarithms of standard deviations and z-transforms of
+    canonical partial correlations; None of other posteriors.
+    """
 
     parameters: Mapping[str, Array]
     effects: Sequence[Array]
+    log_density: Array | None = None
+
+    def beta(self) -> Array:
+        """Fixed effects, (size, p)."""
+        columns = [values for name, values in self.parameters.items() if name.startswith("b_")]
+        return np.column_stack([np.empty((len(self.parameters["sigma"]), 0)), *columns])
+
+    def scales(self, sizes: Sequence[int]) -> list[Scales]:
+        """Standard deviations, roots of correlation matrices, and σ, draw by draw; `sizes` are the effects of every term."""
+        values = np.array([v for name, v in self.parameters.items() if not name.startswith("b_")])
+        sd, roots, at = [], [], 0
+        for d in sizes:
+            sd.append(values[at : at + d].T)
+            at += d
+            R = np.broadcast_to(np.eye(d), (values.shape[1], d, d)).copy()
+            i, j = np.triu_indices(d, 1)
+            R[:, i, j] = R[:, j, i] = values[at : at + i.size].T
+            at += i.size
+            roots.append(np.linalg.cholesky(R))
+        return [
+            Scales(tuple(one[k] for one in sd), tuple(one[k] for one in roots), float(sigma))
+            for k, sigma in enumerate(values[-1])
+        ]
 
     def to_frame(self, terms: Sequence[Term]) -> pd.DataFrame:
         """One row a draw, columns as the rows of a fit's `to_frame`."""

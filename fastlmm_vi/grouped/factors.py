@@ -35,6 +35,10 @@ class Factor(Protocol):
         """Draw covariances, (size, d, d)."""
         ...
 
+    def log_q(self, logs: Array, z: Array) -> Array:
+        """Log density of logarithms of standard deviations (size, d) and z-transforms of canonical partial correlations."""
+        ...
+
 
 def of_scale(prior: ScalePrior | Fixed, n: int, squares: float) -> Factor:
     """Q of one standard deviation of n numbers with this expected sum of squares."""

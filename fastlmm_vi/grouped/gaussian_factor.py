@@ -111,16 +111,16 @@ class GaussianFactor:
             slopes.append(state.slopes[:, where].reshape(2, *shape).copy())
         return _Solved(roots, lams, slopes, T[:-1, :-1], alpha, pseudo_x, float(off @ off), of_u + of_x, squares)
 
-    def workspace(self, tau: float, precisions: Sequence[Array]) -> tuple[Workspace, list[Array]]:
-        """The equations eliminated, solved and inverted by blocks, whatever the design, and the roots of every term."""
+    def workspace(self, tau: float, precisions: Sequence[Array]) -> tuple[Workspace, list[Array], float]:
+        """The equations eliminated, solved and inverted by blocks, the roots of every term, and the log-determinant."""
         data = self.data
         pseudo_x, pseudo_y = (part / np.sqrt(tau) for part in self._pseudo_rows)
         rows = np.column_stack([pseudo_x, pseudo_y])
         products = data.products._replace(corner=data.products.corner + rows.T @ rows)
         work = Workspace.of(replace(data, products=products), with_x=True)
         roots, work.lam[:] = self.roots(tau, precisions)
-        work.run()
-        return work, roots
+        of_u, of_x, _ = work.run()
+        return work, roots, of_u + of_x
 
     def root_of_x(self, tau: float) -> Array:
         """R with RᵀR = Cov(standard β) τ where β is independent of u."""

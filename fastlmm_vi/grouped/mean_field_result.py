@@ -4,6 +4,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ import pandas as pd
 from ..copied import copied
 from ..errors import ConvergenceWarning
 from ..result import Array
-from . import parameters, starts, variational_em
+from . import parameters, prediction, starts, variational_em
 from .cross_products import CrossProducts
 from .point_fit import PointFit
 from .variational_em import PointMeanField
@@ -128,6 +129,15 @@ class MeanFieldFit(PointFit):
     def random_effects_var(self) -> dict[str, Array]:
         """Covariances of q(b) of every term, (levels, d, d)."""
         return {label: self.found.effect_cov[k] for label, k in self.term_labels.items()}
+
+    def predict(self, data: Any = None, *, random_effects: bool = True) -> pd.Series:
+        """Predict the mean response of new rows, by default those of the fit; see `MixedFit.predict`.
+
+        Intervals that count the uncertainty of the parameters in are those of `theta_by="posterior"`.
+        """
+        X, offset, index, rows = prediction.rows_of(self, data, random_effects)
+        mean = prediction.means(X, offset, rows, self.solution.beta, self.solution.effects)
+        return pd.Series(mean, index=index, name="mean")
 
     def to_frame(self) -> pd.DataFrame:
         """Every estimate by brms' names; `se` is that of q(b) for the random effects, NaN for the points."""

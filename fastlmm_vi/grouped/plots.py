@@ -1,5 +1,6 @@
 """Pictures of grouped fits. Each takes `ax=`, returns the Axes, and leaves the tidy table it drew in `ax.fastlmm_vi_data`."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -7,6 +8,10 @@ import pandas as pd
 import scipy.stats
 
 from ..canvas import COLORS, new_axes, with_data
+from ..comparison import default_names
+from .bayes_result import BayesFit
+from .diagnostics import accuracies
+from .mean_field_result import MeanFieldFit
 from .result import MixedFit
 
 if TYPE_CHECKING:
@@ -105,3 +110,119 @@ def plot_profile(fit: MixedFit, parameter: str, *, ax: Any = None) -> "Axes":
     ax.set_xlabel(parameter)
     ax.set_ylabel("ζ (profile)")
     return with_data(ax, table)
+
+
+def plot_elbo(*fits: BayesFit | MeanFieldFit, names: list[str] | None = None, ax: Any = None) -> "Axes":
+    """ELBO against iteration, and the log evidence of a fit by quadrature as a line: what the others are below.
+
+    Parameters
+    ----------
+    *fits : BayesFit or MeanFieldFit
+        Of the same data and priors.
+    names : list of str, optional
+    ax : matplotlib Axes, optional
+    """
+    ax, tables = new_axes(ax), []
+    for color, name, fit in zip(COLORS * 5, _names(fits, names), fits, strict=False):
+        if fit.trace.empty:
+            ax.axhline(fit.criterion, color=color, lw=1.0, ls="--", label=f"{name}: log evidence")
+            continue
+        ax.plot(fit.trace["iteration"] + 1, fit.trace["elbo"], color=color, marker=".", label=f"{name}: ELBO")
+        tables.append(fit.trace.assign(fit=name)[["fit", "iteration", "elbo"]])
+    if not tables:
+        raise ValueError("No fit given has an ELBO: fit by method='structured-vi' or 'mfvi'.")
+    data = pd.concat(tables, ignore_index=True)
+    ends = data.groupby("fit")["elbo"].last()
+    low = min(ends.min(), data.groupby("fit")["elbo"].nth(1).min()) if len(data) > len(ends) else ends.min()
+    top = max([ends.max(), *(line.get_ydata()[0] for line in ax.lines if line.get_ls() == "--")])
+    ax.set_ylim(low - 0.1 * max(top - low, 1.0), top + 0.1 * max(top - low, 1.0))
+    ax.set_xlabel("iteration")
+    ax.set_ylabel("ELBO")
+    ax.legend(frameon=False, fontsize="small", loc="best")
+    return with_data(ax, data)
+
+
+def plot_posterior(
+    *fits: BayesFit, parameter: str | None = None, names: list[str] | None = None, ax: Any = None
+) -> "Axes":
+    """Posterior densities of one parameter, q against the exact one.
+
+    Parameters
+    ----------
+    *fits : BayesFit
+        Of models that have the parameter.
+    parameter : str, optional
+        Any but the random effects, by its name in `to_frame`; default the first standard deviation.
+    names : list of str, optional
+    ax : matplotlib Axes, optional
+
+    Examples
+    --------
+    >>> import matplotlib, numpy as np, pandas as pd, fastlmm_vi as fl
+    >>> matplotlib.use("agg")
+    >>> df = pd.DataFrame({"g": np.repeat(list("abcdef"), 5), "y": np.random.default_rng(0).normal(size=30)})
+    >>> df["y"] += np.repeat([-2, -1, 0, 0, 1, 2], 5)
+    >>> fits = [fl.lmm("y ~ 1 + (1 | g)", df, method=method) for method in ("mfvi", "quadrature")]
+    >>> list(fl.plot_posterior(*fits, parameter="sd_g__Intercept").fastlmm_vi_data.columns)
+    ['fit', 'parameter', 'x', 'density']
+    """
+    labels = _names(fits, names)
+    known = [name for name, one in fits[0].posterior.marginals.items() if one.sd > 0.0]
+    chosen = parameter or next(name for name in known if not name.startswith("b_"))
+    if any(chosen not in fit.posterior.marginals for fit in fits):
+        raise ValueError(f"parameter={chosen!r} is not one of all fits: choose one of {', '.join(map(repr, known))}.")
+    ax, tables = new_axes(ax), []
+    for color, name, fit in zip(COLORS * 5, labels, fits, strict=False):
+        one = fit.posterior.marginals[chosen]
+        low, high = one.quantile([5e-4, 0.9995])
+        x = np.linspace(low, high, 400)
+        ax.plot(x, one.pdf(x), color=color, label=name)
+        tables.append(pd.DataFrame({"fit": name, "parameter": chosen, "x": x, "density": one.pdf(x)}))
+    ax.set_ylim(bottom=0.0)
+    ax.set_xlabel(chosen)
+    ax.set_ylabel("posterior density")
+    ax.legend(frameon=False, fontsize="small")
+    return with_data(ax, pd.concat(tables, ignore_index=True))
+
+
+def plot_accuracy(*fits: BayesFit, reference: BayesFit, names: list[str] | None = None, ax: Any = None) -> "Axes":
+    """Dots of the accuracy 100 (1 − ½ ∫ |q − p|) of every parameter but the random effects, p that of the reference.
+
+    Parameters
+    ----------
+    *fits : BayesFit
+        Of one model.
+    reference : BayesFit
+        The exact posterior, `method="quadrature"`.
+    names : list of str, optional
+    ax : matplotlib Axes, optional
+
+    Examples
+    --------
+    >>> import matplotlib, numpy as np, pandas as pd, fastlmm_vi as fl
+    >>> matplotlib.use("agg")
+    >>> df = pd.DataFrame({"g": np.repeat(list("abcdef"), 5), "y": np.random.default_rng(0).normal(size=30)})
+    >>> df["y"] += np.repeat([-2, -1, 0, 0, 1, 2], 5)
+    >>> fits = [fl.lmm("y ~ 1 + (1 | g)", df, method=method) for method in ("structured-vi", "mfvi", "quadrature")]
+    >>> ax = fl.plot_accuracy(*fits[:2], reference=fits[2])
+    >>> ax.fastlmm_vi_data.round().iloc[0].to_dict()
+    {'fit': 'structured-vi', 'parameter': 'b_Intercept', 'accuracy': 94.0}
+    """
+    ax, tables = new_axes(ax), []
+    for color, name, fit in zip(COLORS * 5, _names(fits, names), fits, strict=False):
+        found = accuracies(fit.posterior.marginals, reference.posterior.marginals)
+        tables.append(found.reset_index().assign(fit=name)[["fit", "parameter", "accuracy"]])
+        ax.plot(found, found.index, "o", color=color, label=name)
+    ax.invert_yaxis()
+    ax.set_xlim(0.0, 102.0)
+    ax.grid(axis="y", lw=0.5, color="0.85")
+    ax.set_xlabel("accuracy, %")
+    ax.legend(frameon=False, fontsize="small", loc="lower left")
+    return with_data(ax, pd.concat(tables, ignore_index=True))
+
+
+def _names(fits: Sequence[BayesFit | MeanFieldFit], names: list[str] | None) -> list[str]:
+    """What fits are called: given, or their methods."""
+    if not fits:
+        raise ValueError("There is nothing to draw: give at least one fit.")
+    return names or default_names(fits)

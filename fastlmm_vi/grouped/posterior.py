@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.linalg
 
-from ..priors import Fixed
+from ..priors import Fixed, ScalePrior
 from ..result import Array
 from .cross_products import CrossProducts
 from .density import Density
@@ -91,6 +91,22 @@ class Posterior:
     def __call__(self, phi: Array) -> float:
         """Log of prior density and likelihood at φ; −∞ where rounding leaves no positive pivot, or a prior has no density."""
         return self.density.logp(phi)
+
+    def log_prior(self, phi: Array, scales: Scales) -> float:
+        """Log density of φ a priori."""
+        total = 0.0
+        if isinstance(self.priors.sigma, ScalePrior):
+            total += float(self.priors.sigma.log_density(scales.sigma)) + phi[-1]
+        at = 0
+        for d, free, prior, sd, root in zip(
+            self.sizes, self._free[0], self.priors.terms, scales.sd, scales.correlation, strict=True
+        ):
+            count = int(free.sum())
+            total += prior.log_density(sd, root) + phi[at : at + count].sum()
+            at += count
+            total += log_jacobian(phi[at : at + d * (d - 1) // 2], d)
+            at += d * (d - 1) // 2
+        return float(total)
 
     def _set(self, scales: Scales) -> None:
         """Λ of all terms in standard coordinates; β's prior as rows of data, of the residual's variance."""
@@ -210,3 +226,13 @@ def partial_correlations(root: Array) -> Array:
             found.append(root[i, j] / np.sqrt(left))
             left -= root[i, j] ** 2
     return np.array(found)
+
+
+def log_jacobian(z: Array, d: int) -> float:
+    """Log |∂(correlation matrix) / ∂z|, z = atanh of the canonical partial correlations (LKJ 2009, equation 11)."""
+    total, at = 0.0, 0
+    for i in range(1, d):
+        for j in range(i):
+            total += (1.0 + 0.5 * (d - 2 - j)) * -2.0 * (np.logaddexp(z[at], -z[at]) - np.log(2.0))
+            at += 1
+    return float(total)

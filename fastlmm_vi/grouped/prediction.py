@@ -1,6 +1,7 @@
 """Means and intervals for new rows, of known groups and of new ones."""
 
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from ..result import Array
 from .solution import Rows, Solution
 
 if TYPE_CHECKING:
+    from .fit import GroupedFit
     from .result import MixedFit
 INTERVALS = (None, "confidence", "prediction")
 # Degrees of freedom where the delta method gives fewer: the standard error of a variance near 0 says little of it.
@@ -22,38 +24,57 @@ def predict(
     fit: "MixedFit", data: Any, *, interval: str | None, level: float, random_effects: bool
 ) -> "pd.Series | pd.DataFrame":
     """See `MixedFit.predict`."""
+    level = checked(interval, level, random_effects)
+    X, offset, index, rows = rows_of(fit, data, random_effects)
+    mean = means(X, offset, rows, fit.solution.beta, fit.solution.effects)
+    if interval is None:
+        return pd.Series(mean, index=index, name="mean")
+    noise = np.zeros(len(X))
+    if interval == "prediction":
+        noise += per_weight(fit, data)
+    variance, df = _spread(fit, X, rows, noise)
+    half = scipy.stats.t.isf(0.5 * (1.0 - level), df) * np.sqrt(variance)
+    return pd.DataFrame({"mean": mean, "lower": mean - half, "upper": mean + half}, index=index)
+
+
+def means(X: Array, offset: Array | float, rows: Rows, beta: Array, effects: Mapping[int, Array]) -> Array:
+    """X β + offset + Z b, b of every term (levels, d), 0 where a code is −1."""
+    found = X @ beta + offset
+    for k, (Z, codes) in enumerate(rows):
+        known = codes >= 0
+        found[known] += np.einsum("ij,ij->i", Z[known], effects[k][codes[known]])
+    return found
+
+
+def checked(interval: str | None, level: float, random_effects: bool) -> float:
+    """Return the level, or say what is wrong."""
     if interval not in INTERVALS:
         raise ValueError(f"interval={interval!r} is not known: choose one of {', '.join(map(repr, INTERVALS))}.")
-    level = checked_level(level)
     if interval == "prediction" and not random_effects:
         raise ValueError(
             'interval="prediction" is that of a new observation, which has random effects: leave random_effects=True, and '
             "give a label that is not in the data for a new group."
         )
-    design, solution = fit.data.design, fit.solution
-    kept = list(fit.data.fixed.kept)
-    offset: Array | float
-    rows: Rows
+    return checked_level(level)
+
+
+def rows_of(fit: "GroupedFit", data: Any, random_effects: bool) -> tuple[Array, Array | float, pd.Index, Rows]:
+    """X, offset, index, and coefficients and codes of every random term, of new rows or those of the fit."""
+    design, kept = fit.data.design, list(fit.data.fixed.kept)
     if data is None:
-        X, offset, index = design.X[:, kept], 0.0 if design.offset is None else design.offset, design.index
         rows = [(term.basis, term.factor.codes) for term in design.terms]
-    else:
-        new = design.rows(data, random=random_effects)
-        X, offset, index, rows = new.X[:, kept], new.offset, new.index, [(t.basis, t.codes) for t in new.terms]
-        _count_new(fit, rows)
-    rows = rows if random_effects else []
-    mean = X @ solution.beta + offset
-    for k, (Z, codes) in enumerate(rows):
-        known = codes >= 0
-        mean[known] += np.einsum("ij,ij->i", Z[known], solution.effects[k][codes[known]])
-    if interval is None:
-        return pd.Series(mean, index=index, name="mean")
-    noise = np.zeros(len(X))
-    if interval == "prediction":
-        noise += 1.0 / (1.0 if data is not None or design.weights is None else design.weights)
-    variance, df = _spread(fit, X, rows, noise)
-    half = scipy.stats.t.isf(0.5 * (1.0 - level), df) * np.sqrt(variance)
-    return pd.DataFrame({"mean": mean, "lower": mean - half, "upper": mean + half}, index=index)
+        offset = 0.0 if design.offset is None else design.offset
+        return design.X[:, kept], offset, design.index, rows if random_effects else []
+    new = design.rows(data, random=random_effects)
+    rows = [(term.basis, term.codes) for term in new.terms]
+    _count_new(fit, rows)
+    return new.X[:, kept], new.offset, new.index, rows if random_effects else []
+
+
+def per_weight(fit: "GroupedFit", data: Any) -> "Array | float":
+    """Variance of a new observation over σ²: by its weight in the fit, 1 for new rows."""
+    weights = fit.data.design.weights
+    return 1.0 if data is not None or weights is None else 1.0 / weights
 
 
 def _spread(fit: "MixedFit", X: Array, rows: Rows, noise: Array) -> tuple[Array, Array]:
@@ -81,7 +102,7 @@ def _of_new_groups(solution: Solution, rows: Rows) -> Array:
     return sum(parts, np.zeros(1))
 
 
-def _count_new(fit: "MixedFit", rows: Rows) -> None:
+def _count_new(fit: "GroupedFit", rows: Rows) -> None:
     """Warn of levels that the fit has not seen."""
     counts = {}
     for term, (_, codes) in zip(fit.data.design.terms, rows, strict=False):  # none where they are left out
@@ -93,7 +114,7 @@ def _count_new(fit: "MixedFit", rows: Rows) -> None:
             f"Groups that were not in the data of the fit: {text}. Their random effects are predicted as 0, with the "
             "estimated variance in intervals. Check the labels if that is not meant.",
             FitWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

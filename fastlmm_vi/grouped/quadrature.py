@@ -94,7 +94,7 @@ class Quadrature:
         return Status.CONVERGED if self.nodes.converged else Status.NOT_CONVERGED
 
     @cached_property
-    def _kept(self) -> tuple[Array, Array]:
+    def kept(self) -> tuple[Array, Array]:
         """Nodes that count, and their probabilities."""
         order = np.argsort(self.nodes.weights)
         keep = order[np.cumsum(self.nodes.weights[order]) > NEGLIGIBLE]
@@ -127,7 +127,7 @@ class Quadrature:
 
     @cached_property
     def _fixed(self) -> Mixtures:
-        nodes, weights = self._kept
+        nodes, weights = self.kept
         with threads.limit(1):  # many small systems
             found = [self.posterior.given(phi).fixed for phi in nodes]
         return Mixtures(weights, np.array([m for m, _ in found]), np.sqrt([np.diag(V) for _, V in found]))
@@ -135,7 +135,7 @@ class Quadrature:
     @cached_property
     def random(self) -> list[Mixtures]:
         """Distributions of the random effects of every term, level by level."""
-        nodes, weights = self._kept
+        nodes, weights = self.kept
         with threads.limit(1):
             found = [self.posterior.given(phi).random for phi in nodes]
         return [
@@ -173,11 +173,16 @@ def fit(posterior: Posterior, tol: float = 1e-6, report: Callable[[str], None] =
     Raises
     ------
     ValueError
-        If there are more than four of them.
+        If there are none, or more than four of them.
     IntegrationError
         If the posterior is improper.
     """
     names = posterior.names
+    if not names:
+        raise ValueError(
+            "method='quadrature' integrates over variance parameters, and all of this model's are held by Fixed(…): give one "
+            "of them a prior, or use method='structured-vi', which then is exact."
+        )
     if len(names) > MOST:
         raise ValueError(
             f"method='quadrature' integrates over up to {MOST} variance parameters, and this model has {len(names)} "

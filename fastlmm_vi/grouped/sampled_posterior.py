@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import gaussian_kde
 
 from .. import threads
-from ..diagnostics import diagnose
+from ..convergence import diagnose
 from ..importance import WeightedDraws
 from ..mixtures import Mixtures
 from ..result import Array, Status

@@ -55,6 +55,10 @@ class ScaleFactor:
         """Draw variances, (size, 1, 1)."""
         return self._marginal.rvs(rng, size)[:, None, None] ** 2
 
+    def log_q(self, logs: Array, z: Array) -> Array:
+        """Log density of log s (size, 1)."""
+        return self.log_density(logs[:, 0]) - self._line.log_integral
+
 
 @dataclass(frozen=True, eq=False)
 class FixedFactor:
@@ -79,3 +83,7 @@ class FixedFactor:
     def draw(self, rng: np.random.Generator, size: int) -> Array:
         """Return the variance `size` times, (size, 1, 1)."""
         return np.full((size, 1, 1), self.prior.value**2)
+
+    def log_q(self, logs: Array, z: Array) -> Array:
+        """0: there is nothing to know."""
+        return np.zeros(len(logs))

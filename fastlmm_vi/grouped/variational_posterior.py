@@ -1,6 +1,6 @@
 """What variational Bayes of the grouped model returns: q, the ELBO, and how it was reached."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -18,6 +18,7 @@ from .gaussian_posterior import GaussianPosterior
 from .marginals import Marginal
 from .model_priors import ModelPriors
 from .parameters import names
+from .posterior import Scales, partial_correlations
 from .starts import Start
 
 
@@ -121,17 +122,25 @@ class VariationalPosterior:
         return [_normal(mean.ravel(), np.einsum("vii->vi", cov).ravel()) for mean, cov in pairs]
 
     def draw(self, rng: np.random.Generator, size: int) -> Draws:
-        """Draw from q."""
-        beta, effects = self.gaussian.draw(rng, size)
+        """Draw from q, with its log density."""
+        beta, effects, log_density = self.gaussian.draw(rng, size)
         found = {f"b_{name}": column for name, column in zip(self.priors.coefficients, beta.T, strict=True)}
         columns: list[Array] = []
-        for factor in self.terms:
+        for factor in (*self.terms, self.sigma):
             covariance = factor.draw(rng, size)
-            sd = np.sqrt(np.einsum("sii->is", covariance))
-            pairs = zip(*np.triu_indices(len(sd), 1), strict=True)
-            columns += [*sd, *(covariance[:, i, j] / (sd[i] * sd[j]) for i, j in pairs)]
-        columns.append(np.sqrt(self.sigma.draw(rng, size)[:, 0, 0]))
-        return Draws(found | dict(zip(names(self.data.design.terms), columns, strict=True)), effects)
+            sd, (i, j) = np.sqrt(np.einsum("sii->is", covariance)), np.triu_indices(covariance.shape[1], 1)
+            columns += [*sd, *(covariance[:, a, b] / (sd[a] * sd[b]) for a, b in zip(i, j, strict=True))]
+        draws = Draws(found | dict(zip(names(self.data.design.terms), columns, strict=True)), effects)
+        of_scales = self.log_density_of(draws.scales([len(term.names) for term in self.data.design.terms]))
+        return draws._replace(log_density=log_density + of_scales)
+
+    def log_density_of(self, scales: Sequence[Scales]) -> Array:
+        """Log q of σ and all Σ in logarithms and z-transforms, (draws,)."""
+        found = self.sigma.log_q(np.log([[at.sigma] for at in scales]), np.empty((len(scales), 0)))
+        for k, factor in enumerate(self.terms):
+            z = np.arctanh([partial_correlations(at.correlation[k]) for at in scales]).reshape(len(scales), -1)
+            found = found + factor.log_q(np.log([at.sd[k] for at in scales]), z)
+        return found
 
 
 def _normal(means: Array, variances: Array) -> Mixtures:

@@ -14,7 +14,7 @@ LARGEST_R_HAT = 1.01
 FEWEST_DRAWS = 400
 
 
-class Diagnostics(NamedTuple):
+class Convergence(NamedTuple):
     """Of every quantity, (k,)."""
 
     mcse_mean: Array
@@ -33,8 +33,8 @@ class Diagnostics(NamedTuple):
         return bool(min(self.ess_bulk.min(), self.ess_tail.min()) >= FEWEST_DRAWS)
 
 
-def diagnose(draws: Array) -> Diagnostics:
-    """Diagnostics of draws (chains, draws, k); one chain is compared with itself, its first half with the second.
+def diagnose(draws: Array) -> Convergence:
+    """Convergence of draws (chains, draws, k); one chain is compared with itself, its first half with the second.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def diagnose(draws: Array) -> Diagnostics:
     def values(found: Any) -> Array:
         return np.asarray(found["x"].values, dtype=np.float64)
 
-    return Diagnostics(
+    return Convergence(
         mcse_mean=values(az.mcse(data, method="mean")),
         ess_bulk=values(az.ess(data, method="bulk")),
         ess_tail=values(az.ess(data, method="tail")),
