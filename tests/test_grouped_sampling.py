@@ -359,28 +359,52 @@ def test_leave_one_out_refuses_very_many_effects(frame, monkeypatch, weighted):
 @pytest.mark.parametrize("method", ["nuts", "laplace-is"])
 def test_inference_data(method, frame):
     fit = fl.lmm("y ~ x + (x | g)", frame, method=method, draws=800)
-    data = fit.to_inference_data(log_likelihood=True)
+    data = fit.to_inference_data(None if method == "nuts" else 2000)
     post, table = data["posterior"], fit.to_frame()
     for parameter, values in {
-        "b_x": post["b"].sel(coefficient="b_x"),
+        "b_x": post["b_x"],
         "sigma": post["sigma"],
         "cor_g__Intercept__x": post["cor_g__Intercept__x"],
-        "r_g[g03,x]": post["r_g"].sel(g="g03", r_g_effect="x"),
+        "r_g[g03,x]": post["r_g"].sel(g="g03", g_effect="x"),
     }.items():
         row = table.loc[parameter]
         assert float(values.mean()) == pytest.approx(row["mean"], abs=5 * row["sd"] / np.sqrt(400))
         assert float(values.std()) == pytest.approx(row["sd"], rel=0.2)
-    np.testing.assert_array_equal(data["observed_data"]["y"].values, frame["y"])
     at = {"chain": 0, "draw": 17}
-    eta = post["b"].isel(at).values @ np.array([np.ones(72), frame["x"]])
-    code = pd.Categorical(frame["g"]).codes
-    b = post["r_g"].isel(at).values[code]
-    eta = eta + b[:, 0] + b[:, 1] * frame["x"].to_numpy()
-    expected = scipy.stats.norm.logpdf(frame["y"], eta, float(post["sigma"].isel(at)))
+    b = post["r_g"].isel(at).values[pd.Categorical(frame["g"]).codes]
+    mean = (
+        float(post["b_Intercept"].isel(at)) + b[:, 0] + (float(post["b_x"].isel(at)) + b[:, 1]) * frame["x"].to_numpy()
+    )
+    expected = scipy.stats.norm.logpdf(frame["y"], mean, float(post["sigma"].isel(at)))
     np.testing.assert_allclose(data["log_likelihood"]["y"].isel(at).values, expected, rtol=1e-9)
-    assert data.attrs["method"] == fit.method
+    assert data.attrs["method"] == method
     if method == "nuts":
-        assert data["sample_stats"]["diverging"].shape == (4, 800)
+        assert data["sample_stats"]["diverging"].shape == post["sigma"].shape == (4, 800)
+        np.testing.assert_array_equal(post["sigma"].values, fit.posterior.variances["sigma"])
+        few = fit.to_inference_data(40)
+        np.testing.assert_array_equal(few["posterior"]["sigma"].values[:, [0, -1]], post["sigma"].values[:, [0, -1]])
+        with pytest.raises(ValueError, match="draws=2 is not between 4 and 3200"):
+            fit.to_inference_data(2)
+
+
+@needs_bayes
+def test_a_standard_deviation_that_may_be_0(frame, monkeypatch):
+    """No sign of a slope's variance: it is sampled with a sign, and agrees with quadrature down to 0."""
+    flat = frame.assign(y=frame["y"] - 0.5 * frame["x"], x=np.random.default_rng(5).normal(size=len(frame)))
+    given = {"sd": HN(1.0), "sigma": HN(2.0)}
+    exact = fl.lmm("y ~ x + (x || g)", flat, method="quadrature", priors=given)
+    fit = fl.lmm("y ~ x + (x || g)", flat, method="nuts", priors=given)
+    assert fit.converged
+    assert fit.variances.loc["sd_g__x", "q05"] < 0.15 * fit.variances.loc["sd_g__x", "q95"]
+    for name in fit.variances.index:
+        row, truth = fit.variances.loc[name], exact.variances.loc[name]
+        assert abs(row["mean"] - truth["mean"]) < 4 * fit.posterior.errors_of_variances.loc[name, "mcse_mean"]
+        assert abs(row["q05"] - truth["q05"]) < 0.15 * truth["sd"]
+    found = []
+    monkeypatch.setattr(sampling, "NEAR", -np.inf)
+    monkeypatch.setattr(sampling, "Density", lambda *rest: found.append(rest))
+    fl.lmm("y ~ x + (x || g)", flat, method="nuts", priors=given)
+    assert not found
 
 
 # The door.

@@ -5,13 +5,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import ConvergenceWarning
 from ..importance import WeightedDraws, importance
 from ..laplace import Laplace, laplace
-from ..result import Status
+from ..result import Array, Status
 from ..sampler import nuts
 from .cross_products import CrossProducts
+from .density import Density
 from .model_priors import ModelPriors
 from .posterior import Posterior
 from .quadrature import estimates
@@ -19,6 +21,9 @@ from .sampled_posterior import SampledPosterior
 
 LIGHT = 0.5  # Pareto k̂ up to which "auto" takes importance sampling: weights of finite variance
 WEIGHTED = 4000  # draws of importance sampling
+# A standard deviation is sampled with a sign, and crosses 0, where the log density at 0 is less than this below the mode's.
+NEAR = 5.0
+FAR = 8.0  # in logarithms, from the mode to what is as good as 0
 METHODS = ("laplace-is", "nuts", "auto")
 
 
@@ -86,8 +91,12 @@ def _by_weights(
 def _by_chains(
     posterior: Posterior, normal: Laplace, settings: Settings, show: Callable[[str], None]
 ) -> SampledPosterior:
+    density = posterior.density
+    if _near_zero(posterior, normal):
+        density = Density(posterior.data, posterior.priors, "signed")
+        normal = laplace(density, _exponentials(posterior, normal.mode))
     run = nuts(
-        posterior.density,
+        density,
         normal.mode,
         normal=normal,
         draws=settings.draws or 1000,
@@ -96,9 +105,29 @@ def _by_chains(
         target_accept=settings.target_accept,
         cores=settings.cores,
         random_state=settings.random_state,
+        to=density.unsigned,
         show=show,
     )
     return SampledPosterior(posterior, run.draws, run, _seed(settings))
+
+
+def _is_sd(posterior: Posterior) -> NDArray[np.bool_]:
+    return np.array([name.startswith("sd_") for name in posterior.names])
+
+
+def _near_zero(posterior: Posterior, normal: Laplace) -> bool:
+    """Whether a standard deviation may be 0: its logarithm then has a long tail, which steps of one length do not fit."""
+    for j in np.flatnonzero(_is_sd(posterior)):
+        nearly = normal.mode.copy()
+        nearly[j] -= FAR
+        if normal.log_density - (posterior(nearly) + FAR) < NEAR:  # densities in the standard deviation itself
+            return True
+    return False
+
+
+def _exponentials(posterior: Posterior, phi: Array) -> Array:
+    """φ with standard deviations in place of their logarithms."""
+    return np.where(_is_sd(posterior), np.exp(np.where(_is_sd(posterior), phi, 0.0)), phi)
 
 
 def _seed(settings: Settings) -> int:
