@@ -18,6 +18,7 @@ from fastlmm_vi.grouped.sampled_posterior import SampleMarginal
 EXACT = json.loads((REFERENCES / "posteriors_quadrature.json").read_text()) if REFERENCES.is_dir() else {}
 LONG = json.loads((REFERENCES / "posteriors_long_runs.json").read_text()) if REFERENCES.is_dir() else {}
 METHODS = [pytest.param("nuts", marks=needs_bayes), "laplace-is"]
+DRAWS = {"nuts": {"draws": 250, "tune": 50}, "laplace-is": {"draws": 1000}}  # of the slow ones
 N, HN, HC = priors.Normal, priors.HalfNormal, priors.HalfCauchy
 MODELS = {
     "Dyestuff": ("Yield ~ 1 + (1 | Batch)", [N(1500, 500)], 100),
@@ -407,7 +408,44 @@ def test_a_standard_deviation_that_may_be_0(frame, monkeypatch):
     assert not found
 
 
+# Pictures.
+
+
+@needs_bayes
+def test_pictures_of_chains(chained, weighted):
+    ranks = fl.plot_ranks(chained, "b_x").fastlmm_vi_data
+    assert ranks.groupby("chain")["count"].sum().tolist() == [1000] * 4
+    assert ranks["count"].max() < 100  # 50 are expected
+    trace = fl.plot_chains(chained).fastlmm_vi_data
+    assert list(trace.columns) == ["chain", "draw", "sigma", "diverging"]
+    np.testing.assert_array_equal(trace["sigma"], chained.posterior.variances["sigma"].ravel())
+    ax = fl.plot_pairs(chained, "b_x", "sd_g__x", log=True)
+    assert ax.get_yscale() == "log"
+    assert ax.fastlmm_vi_data.shape == (4000, 3)
+    with pytest.raises(ValueError, match="has no chains"):
+        fl.plot_ranks(weighted)
+    with pytest.raises(ValueError, match="'b_z' is not in this model"):
+        fl.plot_chains(chained, "b_z")
+
+
 # The door.
+
+
+@needs_references
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_many_students_and_lecturers(method):
+    """73 421 ratings, 4114 effects of standard deviation 1: σ alone is sampled."""
+    data = pd.read_csv(SHARED / "data" / "grouped" / "insteval.csv.gz")
+    given = {"beta": [N(0, 5), N(0, 1)], "sigma": HN(1), "sd": priors.Fixed(1.0)}
+    data["service"] = pd.to_numeric(data["service"])
+    fit = fl.lmm("y ~ service + (1 | s) + (1 | d) + (1 | dept)", data, method=method, priors=given, **DRAWS[method])
+    table = pd.concat([fit._fixed, fit.variances]).join(
+        pd.concat([fit.posterior.errors_of_fixed, fit.posterior.errors_of_variances])
+    )
+    of_name = {"sigma": "sigma", "alpha": "b_Intercept", "service": "b_service"}
+    for name, value in LONG["insteval/fixed-sd-1"]["post"].items():
+        assert_near(table.loc[of_name[name]], value["mean"], value["sd"], size=400)
 
 
 def test_settings_belong_to_samplers(frame):
