@@ -84,6 +84,11 @@ class Lens(Protocol):
         """How the method ended."""
         ...
 
+    @property
+    def reached(self) -> str:
+        """What it means that the method converged, a sentence."""
+        ...
+
     def draw(self, rng: np.random.Generator, size: int) -> Draws:
         """Draw everything."""
         ...
@@ -428,14 +433,16 @@ class BayesFit(GroupedFit):
         exact = self.factorisation is None
         head = f"exact posterior by {self.method}" if exact else f"variational Bayes, {SAID[self.factorisation or '']}"
         name, value = ("log evidence", self.log_evidence) if exact else ("ELBO", self.elbo)
-        said = "none (an improper prior)" if value is None else f"{value:.4f}"
+        none = f"none by {self.method}" if self.priors.proper else "none (an improper prior)"
+        said = none if value is None else f"{value:.4f}"
         groups = "; ".join(f"{name}, {size}" for name, size in self.groups.items())
         lines = [f"Linear mixed model, {head}", f"Formula: {self.formula}", ""]
         lines += [f"{name}: {said}", f"Number of obs: {self.n}, groups:  {groups}", ""]
         body = pd.concat([self._fixed, self.variances]).rename_axis(None)
         lines += [body.to_string(float_format=lambda value: f"{value:.4g}"), "", "Priors:"]
         lines += [f"  {line}" for line in self.priors.lines()]
-        lines += ["", f"{self.status.advice} ({self.n_iter} {'evaluations' if exact else 'iterations'}, "]
+        advice = self.posterior.reached if self.converged else self.status.advice
+        lines += ["", f"{advice} ({self.n_iter} {'evaluations' if exact else 'iterations'}, "]
         lines[-1] += f"{self.seconds:.3g} s)"
         return "\n".join([*lines, *(f"Note: {note}" for note in self.notes)])
 

@@ -83,7 +83,7 @@ class Predictors:
         precision[diagonal, diagonal] += 1.0
         right = self._scaled(self.products, scales, True) / scales.sigma**2
         right[:p] += self.Pm
-        inverse = np.linalg.inv(precision)
+        inverse: Array = np.asarray(np.linalg.inv(precision), dtype=np.float64)
         effects = self._scaled(inverse @ right, scales, False)
         covariance = self._scaled(self._scaled(inverse, scales, False).T, scales, False)
         mean = self.base + np.einsum("ij,ij->i", self.values, effects[self.columns])

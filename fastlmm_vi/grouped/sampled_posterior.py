@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import gaussian_kde
 
 from .. import threads
-from ..convergence import diagnose
+from ..convergence import LARGEST_R_HAT, diagnose
 from ..importance import WeightedDraws
 from ..mixtures import Mixtures
 from ..result import Array, Status
@@ -226,6 +226,15 @@ class SampledPosterior:
             mixtures.append(Mixtures(self.kept.weights, found.means[:, part], found.sds[:, part]))
             at = part.stop
         return mixtures
+
+    @property
+    def reached(self) -> str:
+        """What it means that sampling has converged."""
+        if isinstance(self.run, WeightedDraws):
+            return "Converged: the importance weights are light enough for their draws."
+        return (
+            f"Converged: every R-hat is below {LARGEST_R_HAT}, and no effective number of draws below {FEWEST_DRAWS}."
+        )
 
     def draw(self, rng: np.random.Generator, size: int) -> Draws:
         """Draw variance parameters from the draws, and effects given them."""
