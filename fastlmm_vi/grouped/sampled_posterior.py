@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import gaussian_kde
 
-from .. import threads
-from ..convergence import LARGEST_R_HAT, diagnose
+from .. import convergence, threads
+from ..convergence import diagnose
 from ..importance import WeightedDraws
 from ..mixtures import Mixtures
 from ..result import Array, Status
@@ -233,7 +233,8 @@ class SampledPosterior:
         if isinstance(self.run, WeightedDraws):
             return "Converged: the importance weights are light enough for their draws."
         return (
-            f"Converged: every R-hat is below {LARGEST_R_HAT}, and no effective number of draws below {FEWEST_DRAWS}."
+            f"Converged: every R-hat is below {convergence.LARGEST_R_HAT}, every effective number of draws "
+            f"at least {convergence.FEWEST_DRAWS}."
         )
 
     def draw(self, rng: np.random.Generator, size: int) -> Draws:
