@@ -1,4 +1,4 @@
-"""Pictures of Markov chains. Each takes `ax=`, returns the Axes, and leaves the table it drew in `ax.fastlmm_vi_data`."""
+"""Pictures of Markov chains. Each takes `ax=`, returns the Axes, and leaves its tidy table in `ax.fastlmm_vi_data`."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -147,11 +147,6 @@ class Quadrature:
             for k in range(len(self.posterior.sizes))
         ]
 
-    @property
-    def reached(self) -> str:
-        """What it means that the grid has converged."""
-        return "Converged: no refinement of the grid changes the evidence or a moment."
-
     def draw(self, rng: np.random.Generator, size: int) -> Draws:
         """Draw variance parameters, and effects given them."""
         scales, effects = [], []

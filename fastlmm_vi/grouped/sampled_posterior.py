@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import gaussian_kde
 
-from .. import convergence, threads
+from .. import threads
 from ..convergence import diagnose
 from ..importance import WeightedDraws
 from ..mixtures import Mixtures
@@ -226,16 +226,6 @@ class SampledPosterior:
             mixtures.append(Mixtures(self.kept.weights, found.means[:, part], found.sds[:, part]))
             at = part.stop
         return mixtures
-
-    @property
-    def reached(self) -> str:
-        """What it means that sampling has converged."""
-        if isinstance(self.run, WeightedDraws):
-            return "Converged: the importance weights are light enough for their draws."
-        return (
-            f"Converged: every R-hat is below {convergence.LARGEST_R_HAT}, every effective number of draws "
-            f"at least {convergence.FEWEST_DRAWS}."
-        )
 
     def draw(self, rng: np.random.Generator, size: int) -> Draws:
         """Draw variance parameters from the draws, and effects given them."""

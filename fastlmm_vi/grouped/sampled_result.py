@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 from .. import elpd
 from ..elpd import Elpd
 from ..importance import WeightedDraws
-from ..result import Array
+from ..result import Array, Status
 from ..sampler import Chains
 from . import export, sampling
 from .bayes_result import BayesFit
@@ -109,6 +109,34 @@ class SampledFit(BayesFit):
         found = self.posterior
         errors = pd.concat([found.errors_of_fixed, found.errors_of_variances, found.errors_of_random])
         return super().to_frame().join(errors)
+
+    @property
+    def _headline(self) -> str:
+        run = self.posterior.run
+        if isinstance(run, WeightedDraws):
+            return f"posterior by importance sampling, {len(run.draws)} draws"
+        return f"posterior by NUTS, {run.draws.shape[0]} chains of {run.draws.shape[1]} draws"
+
+    @property
+    def _criterion_line(self) -> str:
+        if isinstance(self.posterior.run, Chains):
+            return 'log evidence: not known by NUTS (method="laplace-is" estimates it)'
+        found = super()._criterion_line
+        return found if self.log_evidence is None else f"{found}, Monte-Carlo error {self.log_evidence_se:.2g}"
+
+    @property
+    def _estimates(self) -> pd.DataFrame:
+        found = self.posterior
+        return super()._estimates.join(pd.concat([found.errors_of_fixed, found.errors_of_variances]))
+
+    @property
+    def _ending(self) -> str:
+        run = self.posterior.run
+        if self.status is not Status.CONVERGED or isinstance(run, WeightedDraws):
+            return (
+                self.status.advice if self.status is not Status.CONVERGED else "Reliable: no weight carries the result."
+            )
+        return "Converged: the chains agree (R-hat below 1.01), without divergences, and are long enough."
 
     @cached_property
     def fitted(self) -> pd.DataFrame:

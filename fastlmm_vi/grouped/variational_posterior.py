@@ -121,11 +121,6 @@ class VariationalPosterior:
         pairs = zip(self.gaussian.means, self.gaussian.covariances, strict=True)
         return [_normal(mean.ravel(), np.einsum("vii->vi", cov).ravel()) for mean, cov in pairs]
 
-    @property
-    def reached(self) -> str:
-        """What it means that the ascent has converged."""
-        return "Converged: no update of a factor of q moves what the others know of it."
-
     def draw(self, rng: np.random.Generator, size: int) -> Draws:
         """Draw from q, with its log density."""
         beta, effects, log_density = self.gaussian.draw(rng, size)
