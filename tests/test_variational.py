@@ -115,16 +115,15 @@ def check_monotone(seed):
         assert plain.elbo <= found.elbo + 1e-6 * abs(found.elbo) or found.elbo < plain.elbo  # several maxima
 
 
-@pytest.mark.parametrize("part", range(2))
-def test_the_elbo_never_falls(part):
-    for seed in range(20 * part, 20 * part + 20):
+def test_the_elbo_never_falls():
+    for seed in range(20):
         check_monotone(seed)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", range(48))
+@pytest.mark.parametrize("part", range(49))
 def test_the_elbo_never_falls_on_a_thousand_problems(part):
-    for seed in range(40 + 20 * part, 60 + 20 * part):
+    for seed in range(20 + 20 * part, 40 + 20 * part):
         check_monotone(seed)
 
 
@@ -465,7 +464,7 @@ def test_marginals_and_draws_are_of_one_distribution(factorisation, cov):
     fit = slopes(factorisation, cov)
     assert list(fit.marginals) == ["b_Intercept", "b_x", "sd_g__Intercept", "sd_g__x", "cor_g__Intercept__x", "sigma"]
     n = 20_000
-    draws, effects = fit.draw(np.random.default_rng(3), n)
+    draws, effects, _ = fit.draw(np.random.default_rng(3), n)
     for name, marginal in fit.marginals.items():
         error = marginal.sd / np.sqrt(n)
         assert draws[name].mean() == pytest.approx(marginal.mean, abs=5 * error), name
