@@ -10,7 +10,6 @@ from fastlmm_vi_kernels import recovery as kernels
 from numpy.typing import ArrayLike
 
 from ..result import Array
-from . import prior_rows
 from .density import Density, blocks_sections, packed
 
 MOST_VALUES = 1_000_000  # standard normal numbers at a time
@@ -30,8 +29,8 @@ class Recovered(NamedTuple):
 class Recovery:
     """β and b | φ, y, jointly normal, at rows of φ (m, k), which is that of `posterior.Posterior`.
 
-    r random effects stand term by term as in the formula, level by level, in units of the data. Nothing that another could read
-    is written: any number of threads may recover at once.
+    r random effects stand term by term as in the formula, level by level, in units of the data. Nothing that
+    another could read is written: any number of threads may recover at once.
 
     Parameters
     ----------

@@ -374,10 +374,7 @@ def quadratic(pattern, rows, r, a, room):
             other += width[g]
         for i in range(p):
             for j in range(d):
-                if f < leading:
-                    value = room.S[panel[f] + i * d + j]
-                else:
-                    value = room.inverse[side + i, effect[f] - head + j]
+                value = room.S[panel[f] + i * d + j] if f < leading else room.inverse[side + i, effect[f] - head + j]
                 total += 2.0 * a[first_x + i] * a[start + j] * value
         start += d
     for i in range(p):
