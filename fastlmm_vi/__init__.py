@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from .files import load
     from .grouped.bayes_result import BayesFit
+    from .grouped.chain_plots import plot_chains, plot_pairs, plot_ranks
     from .grouped.cross_products import CrossProducts
     from .grouped.lrt import lrt
     from .grouped.mean_field_result import MeanFieldFit
@@ -67,6 +68,9 @@ _HOMES = {
     "CrossProducts": ".grouped.cross_products",
     "lrt": ".grouped.lrt",
     "plot_caterpillar": ".grouped.plots",
+    "plot_chains": ".grouped.chain_plots",
+    "plot_pairs": ".grouped.chain_plots",
+    "plot_ranks": ".grouped.chain_plots",
     "plot_elbo": ".grouped.plots",
     "plot_posterior": ".grouped.plots",
     "plot_accuracy": ".grouped.plots",
@@ -122,6 +126,9 @@ __all__ = [  # noqa: RUF022 - in reading order
     "plot_elbo",
     "plot_accuracy",
     "plot_caterpillar",
+    "plot_chains",
+    "plot_pairs",
+    "plot_ranks",
     "plot_residuals",
     "plot_profile",
     "ConvergenceWarning",

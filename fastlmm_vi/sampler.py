@@ -112,6 +112,7 @@ def nuts(
     max_depth: int = 10,
     cores: int | None = None,
     random_state: int | np.random.Generator | None = None,
+    to: Callable[[Array], Array] | None = None,
     show: Callable[[str], None] | None = None,
 ) -> Chains:
     """Sample a log density by NUTS.
@@ -134,6 +135,8 @@ def nuts(
     cores : int, optional
         Chains that run at once, default as many as there are processors; draws do not depend on it.
     random_state : int, Generator or None
+    to : callable, optional
+        Rows of x -> rows of what is returned and judged, where the density is that of other coordinates.
     show : callable, optional
         Called with a line of progress, now and then.
 
@@ -193,6 +196,7 @@ def nuts(
     found, stats = _arrays(trace)
     if found.shape[1] < FEWEST:
         raise KeyboardInterrupt
+    found = found if to is None else to(found.reshape(-1, found.shape[2])).reshape(found.shape)
     diagnostics = diagnose(found)
     status, notes = _judge(diagnostics, int(stats["diverging"].sum()), interrupted, found.shape)
     for note in notes:

@@ -13,7 +13,6 @@ import fastlmm_vi as fl
 from fastlmm_vi import ConvergenceWarning, Status, priors
 from fastlmm_vi.grouped import sampled_posterior, sampling
 from fastlmm_vi.grouped.leave_one_out import Predictors
-from fastlmm_vi.grouped.posterior import correlation_root
 from fastlmm_vi.grouped.sampled_posterior import SampleMarginal
 
 EXACT = json.loads((REFERENCES / "posteriors_quadrature.json").read_text()) if REFERENCES.is_dir() else {}
@@ -86,7 +85,7 @@ def test_long_runs(name, method):
     tables = [fit.posterior.errors_of_fixed, fit.posterior.errors_of_variances]
     table = pd.concat([fit._fixed, fit.variances]).join(pd.concat(tables))
     kinds = {"tau": "sd_", "rho": "cor_", "beta": "b_"}
-    of_kind = {kind: iter(one for one in table.index if one.startswith(start)) for kind, start in kinds.items()}
+    of_kind = {kind: iter([one for one in table.index if one.startswith(start)]) for kind, start in kinds.items()}
     for parameter, value in LONG[name]["post"].items():
         if parameter.startswith("log_"):
             continue
@@ -102,17 +101,17 @@ def frame():
 
 @pytest.fixture(scope="module")
 def exact(frame):
-    return fl.lmm("y ~ x + (x | g)", frame, method="quadrature")
+    return fl.lmm("y ~ x + (x || g)", frame, method="quadrature")
 
 
 @pytest.fixture(scope="module")
 def weighted(frame):
-    return fl.lmm("y ~ x + (x | g)", frame, method="laplace-is")
+    return fl.lmm("y ~ x + (x || g)", frame, method="laplace-is")
 
 
 @pytest.fixture(scope="module")
 def chained(frame):
-    return fl.lmm("y ~ x + (x | g)", frame, method="nuts")
+    return fl.lmm("y ~ x + (x || g)", frame, method="nuts")
 
 
 @pytest.mark.parametrize("name", [pytest.param("chained", marks=needs_bayes), "weighted"])
@@ -128,7 +127,7 @@ def test_like_quadrature(name, exact, request):
     for q in ("q05", "q50", "q95"):
         off = (ours[q] - theirs[q]) / theirs["sd"]
         assert off.abs().max() < 0.15
-        assert off[effects].abs().max() < 0.03  # of mixtures
+        assert off[effects].abs().max() < 0.06  # of mixtures
     assert fit.random_effects["g"].shape == (12, 2)
     assert fit.sigma == pytest.approx(exact.sigma, rel=0.02)
     assert isinstance(fit, fl.SampledFit)
@@ -146,8 +145,10 @@ def test_evidence_against_quadrature(weighted, exact):
 @needs_bayes
 def test_summary_of_chains(chained):
     text = chained.summary()
-    assert "nuts" in text
-    assert "log evidence" in text
+    assert "posterior by NUTS, 4 chains of 1000 draws" in text
+    assert "log evidence: not known by NUTS" in text
+    assert "Converged: the chains agree" in text
+    assert "ess_bulk" in text
     assert chained.pareto_k is None
     assert chained.log_evidence_se is None
     assert chained.divergences == 0
@@ -156,20 +157,23 @@ def test_summary_of_chains(chained):
 
 def test_summary_of_weights(weighted):
     assert "Pareto k̂" in weighted.summary()
+    assert "Reliable" in weighted.summary()
+    assert "importance sampling, 4000 draws" in weighted.summary()
     assert f"{weighted.log_evidence:.4f}" in weighted.summary()
 
 
 def test_seeds(frame, weighted):
-    again = fl.lmm("y ~ x + (x | g)", frame, method="laplace-is")
-    pd.testing.assert_frame_equal(again.to_frame(), weighted.to_frame())
-    other = fl.lmm("y ~ x + (x | g)", frame, method="laplace-is", random_state=1)
-    assert not other.to_frame().equals(weighted.to_frame())
+    again = fl.lmm("y ~ x + (x || g)", frame, method="laplace-is")
+    np.testing.assert_array_equal(again.posterior.phi, weighted.posterior.phi)
+    pd.testing.assert_frame_equal(again.random_effects["g"], weighted.random_effects["g"])
+    other = fl.lmm("y ~ x + (x || g)", frame, method="laplace-is", random_state=1)
+    assert not np.array_equal(other.posterior.phi, weighted.posterior.phi)
 
 
 @needs_bayes
 def test_draws_do_not_depend_on_threads(frame, chained):
-    two = fl.lmm("y ~ x + (x | g)", frame, method="nuts", n_jobs=2)
-    one = fl.lmm("y ~ x + (x | g)", frame, method="nuts", n_jobs=1)
+    two = fl.lmm("y ~ x + (x || g)", frame, method="nuts", n_jobs=2)
+    one = fl.lmm("y ~ x + (x || g)", frame, method="nuts", n_jobs=1)
     np.testing.assert_array_equal(one.posterior.phi, two.posterior.phi)
     np.testing.assert_array_equal(one.posterior.phi, chained.posterior.phi)
 
@@ -189,23 +193,23 @@ def test_effects_are_thinned_where_they_are_many(name, request, monkeypatch):
 
 
 def test_auto(frame, weighted, monkeypatch):
-    found = fl.lmm("y ~ x + (x | g)", frame, method="auto")
+    found = fl.lmm("y ~ x + (x || g)", frame, method="auto")
     assert found.method == "laplace-is"
-    pd.testing.assert_frame_equal(found.to_frame(), weighted.to_frame())
+    np.testing.assert_array_equal(found.posterior.phi, weighted.posterior.phi)
     asked = []
     monkeypatch.setattr(sampling, "LIGHT", -np.inf)
     monkeypatch.setattr(sampling, "_by_chains", lambda *rest: asked.append(rest) or weighted.posterior)
-    assert fl.lmm("y ~ x + (x | g)", frame, method="auto").method == "nuts"
+    assert fl.lmm("y ~ x + (x || g)", frame, method="auto").method == "nuts"
     assert len(asked) == 1
 
 
 def test_some_are_fixed(frame):
     given = {"sd": {"g": {"Intercept": priors.Fixed(1.0), "x": HN(2.0)}}}
-    fit = fl.lmm("y ~ x + (x | g)", frame, method="laplace-is", priors=given)
+    fit = fl.lmm("y ~ x + (x || g)", frame, method="laplace-is", priors=given)
     row = fit.to_frame().loc["sd_g__Intercept"]
     assert row["mean"] == row["q05"] == row["q95"] == 1.0
     assert row["sd"] == row["mcse_mean"] == 0.0
-    reference = fl.lmm("y ~ x + (x | g)", frame, method="quadrature", priors=given)
+    reference = fl.lmm("y ~ x + (x || g)", frame, method="quadrature", priors=given)
     assert fit.log_evidence == pytest.approx(reference.log_evidence, abs=4 * fit.log_evidence_se)
     everything = {"sd": priors.Fixed(1.0), "sigma": priors.Fixed(1.0)}
     with pytest.raises(ValueError, match="all of them are Fixed"):
@@ -235,6 +239,23 @@ def test_draw(name, request):
     assert list(draws.columns) == list(table.index)
     z = (draws.mean() - table["mean"]) / (table["sd"] / np.sqrt(2000))
     assert z.abs().max() < 5
+
+
+def test_correlations():
+    """Of three effects, two of the canonical partial correlations are no correlations."""
+    rng = np.random.default_rng(1)
+    g, x, z = np.repeat(np.arange(25), 10), rng.normal(size=250), rng.normal(size=250)
+    b = rng.normal(size=(25, 3)) @ [[1.0, 0.5, 0.3], [0.0, 0.8, -0.4], [0.0, 0.0, 0.6]]
+    data = pd.DataFrame({"g": g, "x": x, "z": z})
+    data["y"] = b[g, 0] + b[g, 1] * x + b[g, 2] * z + rng.normal(size=250)
+    fit = fl.lmm("y ~ x + z + (x + z | g)", data, method="laplace-is", priors={"sd": HN(2.0), "cor": priors.LKJ(2.0)})
+    names = [name for name in fit.variances.index if name.startswith("cor_")]
+    assert names == ["cor_g__Intercept__x", "cor_g__Intercept__z", "cor_g__x__z"]
+    scales = [fit.posterior.posterior.scales(phi) for phi in fit.posterior.phi[0]]
+    R = np.array([at.correlation[0] @ at.correlation[0].T for at in scales])
+    for name, (i, j) in zip(names, [(0, 1), (0, 2), (1, 2)], strict=True):
+        assert fit.variances.loc[name, "mean"] == pytest.approx(fit.posterior.weights @ R[:, i, j])
+    assert fit.varcorr["g"].shape == (3, 3)
 
 
 def test_marginal_of_draws():
@@ -339,44 +360,100 @@ def test_leave_one_out_refuses_very_many_densities(monkeypatch, weighted):
 
 
 @needs_bayes
-@pytest.mark.parametrize("name", ["chained", "weighted"])
-def test_inference_data(name, request, frame):
-    fit = request.getfixturevalue(name)
-    data = fit.to_inference_data(log_likelihood=True)
+@pytest.mark.parametrize("method", ["nuts", "laplace-is"])
+def test_inference_data(method, frame):
+    fit = fl.lmm("y ~ x + (x | g)", frame, method=method, draws=800)
+    data = fit.to_inference_data(None if method == "nuts" else 2000)
     post, table = data["posterior"], fit.to_frame()
     for parameter, values in {
-        "b_x": post["b"].sel(coefficient="b_x"),
+        "b_x": post["b_x"],
         "sigma": post["sigma"],
         "cor_g__Intercept__x": post["cor_g__Intercept__x"],
-        "r_g[g03,x]": post["r_g"].sel(g="g03", r_g_effect="x"),
+        "r_g[g03,x]": post["r_g"].sel(g="g03", g_effect="x"),
     }.items():
         row = table.loc[parameter]
-        assert float(values.mean()) == pytest.approx(row["mean"], abs=5 * row["sd"] / np.sqrt(2000))
-        assert float(values.std()) == pytest.approx(row["sd"], rel=0.1)
-    np.testing.assert_array_equal(data["observed_data"]["y"].values, frame["y"])
+        assert float(values.mean()) == pytest.approx(row["mean"], abs=5 * row["sd"] / np.sqrt(400))
+        assert float(values.std()) == pytest.approx(row["sd"], rel=0.2)
     at = {"chain": 0, "draw": 17}
-    eta = post["b"].isel(at).values @ np.array([np.ones(72), frame["x"]])
-    code = pd.Categorical(frame["g"]).codes
-    b = post["r_g"].isel(at).values[code]
-    eta = eta + b[:, 0] + b[:, 1] * frame["x"].to_numpy()
-    expected = scipy.stats.norm.logpdf(frame["y"], eta, float(post["sigma"].isel(at)))
+    b = post["r_g"].isel(at).values[pd.Categorical(frame["g"]).codes]
+    mean = (
+        float(post["b_Intercept"].isel(at)) + b[:, 0] + (float(post["b_x"].isel(at)) + b[:, 1]) * frame["x"].to_numpy()
+    )
+    expected = scipy.stats.norm.logpdf(frame["y"], mean, float(post["sigma"].isel(at)))
     np.testing.assert_allclose(data["log_likelihood"]["y"].isel(at).values, expected, rtol=1e-9)
-    assert data.attrs["method"] == fit.method
-    if name == "chained":
-        assert data["sample_stats"]["diverging"].shape == (4, 1000)
-    root = correlation_root(np.tanh(fit.posterior.phi.reshape(-1, 4)[:1, 2]), 2)
-    assert fit.posterior.variances["cor_g__Intercept__x"].ravel()[0] == pytest.approx((root @ root.T)[0, 1])
+    assert data.attrs["method"] == method
+    if method == "nuts":
+        assert data["sample_stats"]["diverging"].shape == post["sigma"].shape == (4, 800)
+        np.testing.assert_array_equal(post["sigma"].values, fit.posterior.variances["sigma"])
+        few = fit.to_inference_data(40)
+        np.testing.assert_array_equal(few["posterior"]["sigma"].values[:, [0, -1]], post["sigma"].values[:, [0, -1]])
+        with pytest.raises(ValueError, match="draws=2 is not between 4 and 3200"):
+            fit.to_inference_data(2)
+
+
+@needs_bayes
+def test_a_standard_deviation_that_may_be_0(frame, monkeypatch):
+    """No sign of a slope's variance: it is sampled with a sign, and agrees with quadrature down to 0."""
+    flat = frame.assign(y=frame["y"] - 0.5 * frame["x"], x=np.random.default_rng(5).normal(size=len(frame)))
+    given = {"sd": HN(1.0), "sigma": HN(2.0)}
+    exact = fl.lmm("y ~ x + (x || g)", flat, method="quadrature", priors=given)
+    fit = fl.lmm("y ~ x + (x || g)", flat, method="nuts", priors=given)
+    assert fit.converged
+    assert fit.variances.loc["sd_g__x", "q05"] < 0.15 * fit.variances.loc["sd_g__x", "q95"]
+    for name in fit.variances.index:
+        row, truth = fit.variances.loc[name], exact.variances.loc[name]
+        assert abs(row["mean"] - truth["mean"]) < 4 * fit.posterior.errors_of_variances.loc[name, "mcse_mean"]
+        assert abs(row["q05"] - truth["q05"]) < 0.15 * truth["sd"]
+    found = []
+    monkeypatch.setattr(sampling, "NEAR", -np.inf)
+    monkeypatch.setattr(sampling, "Density", lambda *rest: found.append(rest))
+    fl.lmm("y ~ x + (x || g)", flat, method="nuts", priors=given)
+    assert not found
+
+
+# Pictures.
+
+
+@needs_bayes
+def test_pictures_of_chains(chained, weighted):
+    ranks = fl.plot_ranks(chained, "b_x").fastlmm_vi_data
+    assert ranks.groupby("chain")["count"].sum().tolist() == [1000] * 4
+    assert ranks["count"].max() < 100  # 50 are expected
+    trace = fl.plot_chains(chained).fastlmm_vi_data
+    assert list(trace.columns) == ["chain", "draw", "sigma", "diverging"]
+    np.testing.assert_array_equal(trace["sigma"], chained.posterior.variances["sigma"].ravel())
+    ax = fl.plot_pairs(chained, "b_x", "sd_g__x", log=True)
+    assert ax.get_yscale() == "log"
+    assert ax.fastlmm_vi_data.shape == (4000, 3)
+    with pytest.raises(ValueError, match="has no chains"):
+        fl.plot_ranks(weighted)
+    with pytest.raises(ValueError, match="'b_z' is not in this model"):
+        fl.plot_chains(chained, "b_z")
 
 
 # The door.
 
 
+@needs_references
+@pytest.mark.slow
+def test_many_students_and_lecturers():
+    """73 421 ratings, 4114 effects of standard deviation 1: σ alone is sampled."""
+    data = pd.read_csv(SHARED / "data" / "grouped" / "insteval.csv.gz")
+    given = {"beta": [N(0, 5), N(0, 1)], "sigma": HN(1), "sd": priors.Fixed(1.0)}
+    fit = fl.lmm("y ~ service + (1 | s) + (1 | d) + (1 | dept)", data, method="laplace-is", priors=given, draws=500)
+    table = pd.concat([fit._fixed, fit.variances])
+    table = table.join(pd.concat([fit.posterior.errors_of_fixed, fit.posterior.errors_of_variances]))
+    names = {"sigma": "sigma", "alpha": "b_Intercept", "service": "b_service"}
+    for name, value in LONG["insteval/fixed-sd-1"]["post"].items():
+        assert_near(table.loc[names[name]], value["mean"], value["sd"], size=400)
+
+
 def test_settings_belong_to_samplers(frame):
-    with pytest.raises(ValueError, match="draws=10 is of method='nuts', and method='reml'"):
+    with pytest.raises(ValueError, match="draws=10 is a setting of method='nuts', and method='reml'"):
         fl.lmm("y ~ x + (1 | g)", frame, draws=10)
-    with pytest.raises(ValueError, match="tune=10 is of method='nuts', and method='laplace-is'"):
+    with pytest.raises(ValueError, match="tune=10 is a setting of method='nuts', and method='laplace-is'"):
         fl.lmm("y ~ x + (1 | g)", frame, method="laplace-is", tune=10)
-    with pytest.raises(ValueError, match="chains=2 is of"):
+    with pytest.raises(ValueError, match="chains=2 is a setting"):
         fl.lmm("y ~ x + (1 | g)", frame, method="quadrature", chains=2)
     with pytest.raises(ValueError, match="factorisation"):
         fl.lmm("y ~ x + (1 | g)", frame, method="nuts", factorisation="group")

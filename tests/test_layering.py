@@ -66,7 +66,7 @@ RANKS = [
     {"grouped.point_fit"},
     {"grouped.result", "grouped.bayes_result", "grouped.mean_field_result"},
     {"grouped.sampled_result"},
-    {"grouped.model", "grouped.plots", "files"},
+    {"grouped.model", "grouped.plots", "grouped.chain_plots", "files"},
     {"datasets", "wide.storage"},
     {"plots", "wide.design", "wide.basis", "wide.blas"},
     {"wide.householder"},

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tracemalloc
 from functools import cache
 from pathlib import Path
 
@@ -411,6 +412,21 @@ def test_no_update_reads_a_row(formula, factorisation):
         return climb(gaussian, found, start, max_iter=100, tol=1e-6).path
 
     np.testing.assert_array_equal(ends(True), ends(False))
+
+
+@pytest.mark.parametrize("formula", ["y ~ x + (1 + x || g)", "y ~ x + (1 | g / h)"])
+def test_memory_grows_with_the_number_of_groups(formula):
+    peaks = []
+    for groups in (300, 1200):
+        frame = grouped_problems.make(groups=groups, size=6).assign(h=lambda d: np.arange(len(d)) % 3)
+        data = CrossProducts.of(build(formula, frame))
+        found = resolve(None, data.design)
+        variational.fit(data, found, max_iter=2)  # compiled, and what is kept with the data is there
+        tracemalloc.start()
+        variational.fit(data, found, max_iter=2)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 4.5 * peaks[0]
 
 
 @pytest.mark.slow

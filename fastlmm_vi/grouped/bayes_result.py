@@ -425,19 +425,40 @@ class BayesFit(GroupedFit):
 
     def summary(self) -> str:
         """Return the posterior as text."""
-        exact = self.factorisation is None
-        head = f"exact posterior by {self.method}" if exact else f"variational Bayes, {SAID[self.factorisation or '']}"
-        name, value = ("log evidence", self.log_evidence) if exact else ("ELBO", self.elbo)
-        said = "none (an improper prior)" if value is None else f"{value:.4f}"
         groups = "; ".join(f"{name}, {size}" for name, size in self.groups.items())
-        lines = [f"Linear mixed model, {head}", f"Formula: {self.formula}", ""]
-        lines += [f"{name}: {said}", f"Number of obs: {self.n}, groups:  {groups}", ""]
-        body = pd.concat([self._fixed, self.variances]).rename_axis(None)
+        lines = [f"Linear mixed model, {self._headline}", f"Formula: {self.formula}", ""]
+        lines += [self._criterion_line, f"Number of obs: {self.n}, groups:  {groups}", ""]
+        body = self._estimates.rename_axis(None)
         lines += [body.to_string(float_format=lambda value: f"{value:.4g}"), "", "Priors:"]
         lines += [f"  {line}" for line in self.priors.lines()]
-        lines += ["", f"{self.status.advice} ({self.n_iter} {'evaluations' if exact else 'iterations'}, "]
-        lines[-1] += f"{self.seconds:.3g} s)"
+        steps = "evaluations" if self.factorisation is None else "iterations"
+        lines += ["", f"{self._ending} ({self.n_iter} {steps}, {self.seconds:.3g} s)"]
         return "\n".join([*lines, *(f"Note: {note}" for note in self.notes)])
+
+    @property
+    def _headline(self) -> str:
+        """What kind of posterior it is."""
+        exact = self.factorisation is None
+        return f"exact posterior by {self.method}" if exact else f"variational Bayes, {SAID[self.factorisation or '']}"
+
+    @property
+    def _criterion_line(self) -> str:
+        exact = self.factorisation is None
+        name, value = ("log evidence", self.log_evidence) if exact else ("ELBO", self.elbo)
+        return f"{name}: {'none (an improper prior)' if value is None else f'{value:.4f}'}"
+
+    @property
+    def _estimates(self) -> pd.DataFrame:
+        """All parameters but the random effects."""
+        return pd.concat([self._fixed, self.variances])
+
+    @property
+    def _ending(self) -> str:
+        if not self.converged:
+            return self.status.advice
+        if self.factorisation is None:
+            return "Converged: no refinement of the grid changes the evidence or a moment."
+        return "Converged: no update of a factor of q moves what the others know of it."
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.method}: {self.formula}, {self.status.value}>"

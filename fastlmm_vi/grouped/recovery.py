@@ -16,8 +16,8 @@ MOST_VALUES = 1_000_000  # standard normal numbers at a time
 NOTHING, NO_COVARIANCES = np.empty((0, 0)), np.empty((0, 0, 0))
 
 
-class Recovered(NamedTuple):
-    """Random effects at rows of φ: moments given each, and a draw of them with one of β."""
+class Effects(NamedTuple):
+    """At rows of φ: moments of the random effects given each, and a draw of them with one of β."""
 
     means: Array  # (m, r)
     sds: Array  # (m, r)
@@ -71,7 +71,7 @@ class Recovery:
             self._recover(rows[part], noise=noise, draws=draws[part])
         return draws[:, :p], draws[:, p:]
 
-    def random_and_draw(self, phis: ArrayLike, rng: np.random.Generator) -> Recovered:
+    def random_and_draw(self, phis: ArrayLike, rng: np.random.Generator) -> Effects:
         """`random` and `draw` in one pass."""
         rows = _rows(phis)
         m, p, r = self._shape(rows)
@@ -79,7 +79,7 @@ class Recovery:
         for part in self._parts(m):
             noise = rng.standard_normal((part.stop - part.start, p + r))
             self._recover(rows[part], noise=noise, means=means[part], sds=sds[part], draws=draws[part])
-        return Recovered(means, sds, draws[:, :p], draws[:, p:])
+        return Effects(means, sds, draws[:, :p], draws[:, p:])
 
     def by_term(self, effects: Array) -> list[Array]:
         """The r effects of rows (m, r) of every term, (m, levels, d)."""

@@ -224,6 +224,19 @@ class SampledPosterior:
         found |= dict(zip(parameters.names(self.posterior.data.design.terms), scales, strict=True))
         return Draws(found, self.posterior.recovery.by_term(effects))
 
+    def kept_draws(self, chosen: NDArray[np.int64]) -> Draws:
+        """Draws at places among those kept of every chain, chain by chain: those whose errors are reported."""
+        shape, (recovered, beta) = self.kept.phi.shape[:2], self.effects
+        flat = (np.arange(shape[0])[:, None] * shape[1] + chosen).ravel()
+        found = {name: beta[flat, j] for j, name in enumerate(self.fixed_names)}
+        found |= {name: values[:, self.kept.places[chosen]].ravel() for name, values in self.variances.items()}
+        effects, at = [], 0
+        for term in self.posterior.data.design.terms:
+            levels, d = len(term.factor.levels), len(term.names)
+            effects.append(recovered.draws[flat, at : at + levels * d].reshape(-1, levels, d))
+            at += levels * d
+        return Draws(found, effects)
+
     # Monte-Carlo errors.
 
     @cached_property

@@ -2,23 +2,20 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from .. import elpd
 from ..elpd import Elpd
 from ..importance import WeightedDraws
-from ..inference_data import inference_data
-from ..laplace import LOG_2PI
-from ..result import Array
+from ..result import Array, Status
 from ..sampler import Chains
-from . import sampling
+from . import export, sampling
 from .bayes_result import BayesFit
 from .cross_products import CrossProducts
 from .leave_one_out import Predictors
@@ -113,6 +110,34 @@ class SampledFit(BayesFit):
         errors = pd.concat([found.errors_of_fixed, found.errors_of_variances, found.errors_of_random])
         return super().to_frame().join(errors)
 
+    @property
+    def _headline(self) -> str:
+        run = self.posterior.run
+        if isinstance(run, WeightedDraws):
+            return f"posterior by importance sampling, {len(run.draws)} draws"
+        return f"posterior by NUTS, {run.draws.shape[0]} chains of {run.draws.shape[1]} draws"
+
+    @property
+    def _criterion_line(self) -> str:
+        if isinstance(self.posterior.run, Chains):
+            return 'log evidence: not known by NUTS (method="laplace-is" estimates it)'
+        found = super()._criterion_line
+        return found if self.log_evidence is None else f"{found}, Monte-Carlo error {self.log_evidence_se:.2g}"
+
+    @property
+    def _estimates(self) -> pd.DataFrame:
+        found = self.posterior
+        return super()._estimates.join(pd.concat([found.errors_of_fixed, found.errors_of_variances]))
+
+    @property
+    def _ending(self) -> str:
+        run = self.posterior.run
+        if self.status is not Status.CONVERGED or isinstance(run, WeightedDraws):
+            return (
+                self.status.advice if self.status is not Status.CONVERGED else "Reliable: no weight carries the result."
+            )
+        return "Converged: the chains agree (R-hat below 1.01), without divergences, and are long enough."
+
     @cached_property
     def fitted(self) -> pd.DataFrame:
         """Mean and sd of Xβ + Σ Z_l b_l of every row of the data."""
@@ -156,62 +181,35 @@ class SampledFit(BayesFit):
         phi, weights = self._few
         log_weights = np.log(np.maximum(weights, np.finfo(float).tiny))
         without, within = self._predictors.log_densities(phi)
-        found = elpd.loo(without, log_weights=log_weights)
-        return replace(found, p=float(logsumexp(within + log_weights[:, None], axis=0).sum()) - found.elpd)
+        return elpd.loo(without, log_weights=log_weights, within=logsumexp(within + log_weights[:, None], axis=0))
 
-    def to_inference_data(self, *, log_likelihood: bool = False) -> Any:
-        """The draws as ArviZ holds them (extra `bayes`).
+    def to_inference_data(self, draws: int | None = None, *, random_state: Any = 0) -> Any:
+        """Return the draws as ArviZ's container, for its plots, summaries and files.
 
         Parameters
         ----------
-        log_likelihood : bool, default False
-            Whether to add log p(y_i | β, b, σ) at every draw, (draws, N): ArviZ's own `loo` and `waic` ask for it.
+        draws : int, optional
+            All told; default all of NUTS in their chains, thinned where effects are many, and 1000 of importance sampling,
+            resampled to equal weights.
+        random_state : int or Generator, default 0
 
         Returns
         -------
-        arviz.InferenceData (0.23) or xarray.DataTree (1)
-            `posterior` with `b`, standard deviations, correlations, `sigma`, and `r_…` of every term, by brms' names, thinned
-            where effects are many; `sample_stats` of NUTS; `observed_data`. Weighted draws are resampled to equal weights.
+        arviz.InferenceData, or of ArviZ 1 xarray.DataTree
+            Groups as those of `BayesFit.to_inference_data`, and `sample_stats` of NUTS.
+
+        Raises
+        ------
+        ImportError
+            If ArviZ is not installed.
         """
-        found, design = self.posterior, self.data.design
-        kept, shape = self._unweighted
-        recovered, beta = found.effects
-        labels = {k: f"r_{label}" for label, k in self.term_labels.items()}
-        posterior: dict[str, Array] = {"b": beta[kept].reshape(*shape, -1)}
-        posterior |= {name: x[:, found.kept.places].ravel()[kept].reshape(shape) for name, x in found.variances.items()}
-        coords: dict[str, Any] = {"coefficient": self.fixed_names, "observation": np.arange(self.n)}
-        dims, at = {"b": ["coefficient"], "y": ["observation"]}, 0
-        for k, term in enumerate(design.terms):
-            levels, d = len(term.factor.levels), len(term.names)
-            posterior[labels[k]] = recovered.draws[kept, at : at + levels * d].reshape(*shape, levels, d)
-            dims[labels[k]] = [term.factor.name, f"{labels[k]}_effect"]
-            coords |= {term.factor.name: term.factor.labels, f"{labels[k]}_effect": term.names}
-            at += levels * d
-        groups: dict[str, Mapping[str, Any]] = {"posterior": posterior, "observed_data": {"y": design.y}}
-        if log_likelihood:
-            groups["log_likelihood"] = {"y": self._log_likelihood(posterior, labels)}
-        run = found.run
-        if isinstance(run, Chains):
-            groups["sample_stats"] = {name: x[:, found.kept.places] for name, x in run.stats.items()}
-        attributes = {"formula": self.formula, "method": self.method, "status": self.status.value}
-        return inference_data(groups, coords=coords, dims=dims, attributes=attributes)
-
-    @cached_property
-    def _unweighted(self) -> tuple[NDArray[np.int64], tuple[int, int]]:
-        """Places among the kept draws, those of large weight several times, and (chains, draws)."""
-        _, phi, weights = self.posterior.kept
-        if isinstance(self.posterior.run, Chains):
-            return np.arange(len(weights)), phi.shape[:2]
-        places = np.random.default_rng(self.posterior.seed).permutation((np.arange(len(weights)) + 0.5) / len(weights))
-        return np.searchsorted(np.cumsum(weights), places).clip(max=len(weights) - 1), (1, len(weights))
-
-    def _log_likelihood(self, posterior: Mapping[str, Array], labels: Mapping[int, str]) -> Array:
-        """Log p(y_i | β, b, σ), (chains, draws, N)."""
-        design = self.data.design
-        eta = posterior["b"] @ design.X[:, list(self.data.fixed.kept)].T
-        if design.offset is not None:
-            eta = eta + design.offset
-        for k, term in enumerate(design.terms):
-            eta += np.einsum("sdnj,nj->sdn", posterior[labels[k]][:, :, term.factor.codes], term.basis)
-        v = posterior["sigma"][:, :, None] ** 2 / (1.0 if design.weights is None else design.weights)
-        return -0.5 * (LOG_2PI + np.log(v) + (design.y - eta) ** 2 / v)
+        found, run = self.posterior, self.posterior.run
+        if not isinstance(run, Chains):
+            return super().to_inference_data(1000 if draws is None else draws, random_state=random_state)
+        chains, made = found.kept.phi.shape[:2]
+        size = made if draws is None else draws // chains
+        if not 1 <= size <= made:
+            raise ValueError(f"draws={draws!r} is not between {chains} and {chains * made}, what there are.")
+        chosen = np.linspace(0, made - 1, size).round().astype(np.int64)
+        stats = {name: values[:, found.kept.places[chosen]] for name, values in run.stats.items()}
+        return export.of(self, found.kept_draws(chosen), chains, np.random.default_rng(random_state), stats)
