@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 
 from fastlmm_vi import priors
-from fastlmm_vi.grouped import model_priors, posterior
+from fastlmm_vi.grouped import model_priors, posterior, recovery
 from fastlmm_vi.grouped.cross_products import CrossProducts
 from fastlmm_vi.grouped.model_frame import build
 
@@ -76,35 +76,81 @@ def test_density_and_conditionals(seed):
     expected = scipy.stats.multivariate_normal(of_y, V).logpdf(design.y) + log_prior(post, phi, scales)
     assert post(phi) == pytest.approx(expected, rel=1e-9, abs=1e-8)
 
-    given, p = post.given(phi), len(beta)
-    np.testing.assert_allclose(given.fixed[0], mean[:p], rtol=1e-6, atol=1e-8)
-    np.testing.assert_allclose(given.fixed[1], cov[:p, :p], rtol=1e-6, atol=1e-9)
-    at = p
-    for centre, spread in given.random:
-        J, d = centre.shape
-        rows = np.arange(at, at + J * d)
-        np.testing.assert_allclose(centre.ravel(), mean[rows], rtol=1e-6, atol=1e-8)
-        own = np.array([cov[np.ix_(r, r)] for r in rows.reshape(J, d)])
-        np.testing.assert_allclose(spread, own, rtol=1e-6, atol=1e-8)
-        at += J * d
+    p = len(beta)
+    fixed, covariance = post.recovery.fixed(phi)
+    np.testing.assert_allclose(fixed[0], mean[:p], rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(covariance[0], cov[:p, :p], rtol=1e-6, atol=1e-9)
+    random, sds = post.recovery.random(phi)
+    np.testing.assert_allclose(random[0], mean[p:], rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(sds[0], np.sqrt(np.diag(cov)[p:]), rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("seed", [0, 3, 7])
+class Numbers:
+    """A generator of numbers that are known."""
+
+    def __init__(self, rows):
+        self.rows, self.at = rows, 0
+
+    def standard_normal(self, shape):
+        self.at += shape[0]
+        return self.rows[self.at - shape[0] : self.at]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_draws_have_the_moments_of_the_joint_normal(seed):
+def test_draws_are_affine_in_normal_numbers_with_the_joint_covariance(seed, monkeypatch):
     post, phi, beta = setting(seed)
     mean, cov, *_ = dense(post, phi, beta)
-    given, rng = post.given(phi), np.random.default_rng(1)
-    draws = []
-    for _ in range(4000):
-        fixed, random = given.draw(rng)
-        draws.append(np.concatenate([fixed, *(b.ravel() for b in random)]))
-    sd = np.sqrt(np.diag(cov))
-    z = (np.mean(draws, axis=0) - mean) / sd * np.sqrt(len(draws))
-    assert np.abs(z).max() < 5.0
-    whitened = np.linalg.solve(np.linalg.cholesky(cov / np.outer(sd, sd)), ((np.array(draws) - mean) / sd).T)
-    squares = np.sum(whitened**2, axis=0)  # χ² with as many degrees of freedom as there are effects
-    assert scipy.stats.kstest(squares, scipy.stats.chi2(len(mean)).cdf).pvalue > 1e-4
+    size = len(mean)
+    monkeypatch.setattr(recovery, "MOST_VALUES", 5 * size)  # five rows at a time
+    phis = np.tile(phi, (size + 1, 1))
+    draws = np.hstack(post.recovery.draw(phis, Numbers(np.vstack([np.zeros(size), np.eye(size)]))))
+    np.testing.assert_allclose(draws[0], mean, rtol=1e-6, atol=1e-8)
+    root = draws[1:] - draws[0]
+    np.testing.assert_allclose(root.T @ root, cov, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_predictors_of_the_data(seed):
+    post, phi, beta = setting(seed)
+    mean, cov, _, _ = dense(post, phi, beta)
+    design = post.data.design
+    parts = [design.X]
+    for term in design.terms:
+        Z = np.zeros((len(design.X), len(term.factor.levels), len(term.names)))
+        Z[np.arange(len(Z)), term.factor.codes] = term.basis
+        parts.append(Z.reshape(len(Z), -1))
+    A = np.hstack(parts)
+    means, variances = post.recovery.predictors(phi)
+    np.testing.assert_allclose(means[0], A @ mean + (0.0 if design.offset is None else design.offset), rtol=1e-6)
+    np.testing.assert_allclose(variances[0], np.einsum("ij,jk,ik->i", A, cov, A), rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_many_rows_are_recovered_as_one_by_one(seed):
+    post, phi, _ = setting(seed)
+    phis = phi + 0.1 * np.random.default_rng(seed).normal(size=(4, phi.size))
+    both = post.recovery.random_and_draw(phis, np.random.default_rng(1))
+    rng = np.random.default_rng(1)
+    alone = [post.recovery.random_and_draw(row, rng) for row in phis]
+    for k, one in enumerate(both):
+        np.testing.assert_array_equal(one, np.vstack([at[k] for at in alone]))
+    np.testing.assert_array_equal(both[:2], post.recovery.random(phis))
+    for one, other in zip(both[2:], post.recovery.draw(phis, np.random.default_rng(1)), strict=True):
+        np.testing.assert_array_equal(one, other)
+    levels = [(len(term.factor.levels), len(term.names)) for term in post.data.design.terms]
+    by_term = post.recovery.by_term(both.means)
+    assert [one.shape for one in by_term] == [(4, *shape) for shape in levels]
+    np.testing.assert_array_equal(np.hstack([one.reshape(4, -1) for one in by_term]), both.means)
+
+
+def test_rows_without_a_density_are_refused():
+    post, phi, _ = setting(0)
+    phis = np.array([phi, np.full(phi.size, np.nan)])
+    with pytest.raises(ValueError, match="Row 1 of phis"):
+        post.recovery.random(phis)
 
 
 @pytest.mark.parametrize("d", [2, 3, 5])
@@ -127,6 +173,6 @@ def test_jacobian_of_correlations(d):
 def test_the_derivation_points_to_code_that_exists():
     page = (Path(__file__).resolve().parents[1] / "docs" / "derivation_posterior.md").read_text(encoding="utf-8")
     names = re.findall(r"^→ `([\w.]+)`", page, flags=re.MULTILINE)
-    assert len(names) == 6
+    assert len(names) == 8
     for name in names:
         pages.check_exists(name)

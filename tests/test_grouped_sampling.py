@@ -350,10 +350,10 @@ def test_leave_one_out_is_the_change_of_the_evidence(frame):
     assert found.elpd == pytest.approx(found.pointwise.sum())
 
 
-def test_leave_one_out_refuses_very_many_effects(frame, monkeypatch, weighted):
+def test_leave_one_out_refuses_very_many_densities(monkeypatch, weighted):
     monkeypatch.setattr("fastlmm_vi.grouped.leave_one_out.LARGEST", 10)
-    with pytest.raises(ValueError, match="all 26 effects"):
-        Predictors(weighted.posterior.posterior)
+    with pytest.raises(ValueError, match=f"all {weighted.n} observations"):
+        weighted.loo()
 
 
 # ArviZ.

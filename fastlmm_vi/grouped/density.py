@@ -114,12 +114,12 @@ class Density:
     def beta_rows(self) -> Array:
         """The prior N(m, P⁻¹) of β in standard coordinates δ as rows of [X y], [I m]ᵀ P [I m] (q, q)."""
         B, prior = self.data.fixed.scale * self.data.fixed.to_beta, self.priors.beta
-        mean = np.linalg.solve(B, prior.mean - self._base)
+        mean = np.linalg.solve(B, prior.mean - self.base)
         rows = np.column_stack([np.eye(len(mean)), mean])
         return np.asarray(rows.T @ B.T @ prior.precision @ B @ rows, dtype=np.float64)
 
     @cached_property
-    def _base(self) -> Array:
+    def base(self) -> Array:
         """β where the coordinates δ of the standard X are 0: β = base + scale · to_beta · δ."""
         fixed, one_way = self.data.fixed, self.data.one_way
         shift = np.zeros(len(fixed.to_beta)) if one_way is None else one_way.shift
@@ -144,19 +144,19 @@ class Density:
         return CROSSED if dense(self.data) else BLOCKS
 
     @cached_property
-    def _block(self) -> Array:
-        """Everything that the compiled function reads, in one piece of memory."""
+    def common(self) -> list[NDArray[Any]]:
+        """What compiled functions read of priors and β, whatever the design."""
         prior = prior_rows.rows(self.data, self.priors, self.scale == "signed")
         n, p = self.data.fixed.Q.shape
         numbers = np.array([prior.signed, prior.unit, self.constant, n - p, p + 1])
-        common: list[NDArray[Any]] = [
-            *prior[:8],
-            numbers,
-            self.beta_rows,
-            np.asarray(self.data.pattern.place, np.int64),
-        ]
-        assert len(common) == marginal.COMMON
-        return packed([*common, *self._family.sections(self.data)])
+        found = [*prior[:8], numbers, self.beta_rows, np.asarray(self.data.pattern.place, np.int64)]
+        assert len(found) == marginal.COMMON
+        return found
+
+    @cached_property
+    def _block(self) -> Array:
+        """Everything that the compiled function reads, in one piece of memory."""
+        return packed([*self.common, *self._family.sections(self.data)])
 
 
 def dense(data: CrossProducts) -> bool:

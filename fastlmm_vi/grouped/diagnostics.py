@@ -22,7 +22,7 @@ from .variational_posterior import VariationalPosterior
 if TYPE_CHECKING:
     from .bayes_result import BayesFit, Lens
 
-MOST_WORK = 1e12  # effects³ × nodes up to which every row is left out in closed form
+MOST_WORK = 1e12  # (effects that are solved for together)³ × nodes up to which every row is left out in closed form
 BLOCK = 10_000  # rows at a time
 TAIL, POINTS = 1e-7, 4001  # of the distributions that are compared
 
@@ -163,11 +163,9 @@ def _ratios(exact: Posterior, q: VariationalPosterior, draws: Draws, scales: lis
 
 def _given(exact: Posterior, phi: Array, draws: Draws, rng: np.random.Generator) -> Draws:
     """The same σ and Σ with β and b drawn from the exact posterior given these."""
-    found = [exact.given(at).draw(rng) for at in phi]
-    beta = np.array([fixed for fixed, _ in found])
+    beta, effects = exact.recovery.draw(phi, rng)
     names = [f"b_{name}" for name in exact.priors.coefficients]
-    effects = [np.array([random[k] for _, random in found]) for k in range(len(exact.sizes))]
-    return Draws({**draws.parameters, **dict(zip(names, beta.T, strict=True))}, effects)
+    return Draws({**draws.parameters, **dict(zip(names, beta.T, strict=True))}, exact.recovery.by_term(effects))
 
 
 def _by_draws(fit: "BayesFit", draws: Draws, log_weights: Array) -> tuple[Elpd, Elpd]:
@@ -181,8 +179,9 @@ def _left_out(exact: Posterior, nodes: Array, log_weights: Array, weights: Array
 
     Nodes φ with `weights` are those of an integral; others are draws, whose ratios are smoothed. None if it takes long.
     """
-    effects = int(exact.data.pattern.effect[-1]) + len(exact.data.fixed.kept)
-    if effects > LARGEST or effects**3 * len(nodes) > MOST_WORK:
+    pattern, n = exact.data.pattern, len(exact.data.design.y)
+    dense = int(pattern.effect[-1] - pattern.effect[pattern.leading]) + pattern.q
+    if n * len(nodes) > LARGEST or dense**3 * len(nodes) > MOST_WORK:
         return None
     without, within = Predictors(exact).log_densities(nodes)
     log_weights = log_weights if weights is None else np.log(weights)

@@ -92,13 +92,6 @@ class Workspace:
         kernels.solve(self.pattern, self.L, self.T, self.x)
         return self.x
 
-    def solve_given(self, beta: Array, response: float = 1.0, noise: Array | float = 0.0) -> Array:
-        """Random effects in units of σ Λ, (effects,), at given fixed effects, of `response` times y; L⁻ᵀ noise is added."""
-        x = np.empty(self.x.size)
-        x[: x.size - beta.size], x[x.size - beta.size :] = noise, beta
-        kernels.back_substitute(self.pattern, self.L, self.T, response, x)
-        return x[: x.size - beta.size]
-
     def invert(self) -> None:
         """Write the inverse of the tail and, on the pattern, of the rest."""
         if len(self.T) <= SMALL:

@@ -116,18 +116,12 @@ class OneWay:
 
     def solve(self) -> Array:
         """Random effects in units of σ Λ and, after them, fixed ones."""
-        beta = scipy.linalg.solve_triangular(self.T[:-1, :-1], self.T[-1, :-1], trans=1, lower=True) + self.groups.shift
-        return np.concatenate([self.solve_given(beta), beta])
-
-    def solve_given(self, beta: Array, response: float = 1.0, noise: Array | float = 0.0) -> Array:
-        """Random effects in units of σ Λ, (effects,), at given fixed effects, of `response` times y; L⁻ᵀ noise is added."""
+        delta = scipy.linalg.solve_triangular(self.T[:-1, :-1], self.T[-1, :-1], trans=1, lower=True)
         G, C = self._G, self.groups.C
-        e = response * C[:, :, -1] - C[:, :, :-1] @ (beta - response * self.groups.shift)
         V = np.eye(G.shape[1]) + G @ G.transpose(0, 2, 1)
+        e = C[:, :, -1] - C[:, :, :-1] @ delta
         u = np.einsum("vij,vi->vj", G, np.linalg.solve(V, e[:, :, None])[:, :, 0])
-        if not np.isscalar(noise):
-            u += np.linalg.solve(self._root.transpose(0, 2, 1), np.reshape(noise, (*u.shape, 1)))[:, :, 0]
-        return u.ravel()
+        return np.concatenate([u.ravel(), delta + self.groups.shift])
 
     @property
     def _root(self) -> Array:

@@ -5,16 +5,13 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-import scipy.linalg
 
 from ..priors import Fixed, ScalePrior
 from ..result import Array
 from .cross_products import CrossProducts
 from .density import Density
-from .elimination import Workspace
 from .model_priors import ModelPriors
-from .one_way import OneWay
-from .reml import canonical
+from .recovery import Recovery
 
 
 class Scales(NamedTuple):
@@ -32,16 +29,11 @@ class Posterior:
     φ has, term by term as in the formula, the logarithms of the standard deviations and, in the order of rows of a lower
     triangle, z-transforms (atanh) of canonical partial correlations; at the end log σ. The density is in φ: Jacobians of
     these transformations are in it. (Lewandowski, Kurowicka and Joe, Journal of Multivariate Analysis 100, 2009, for the
-    correlations.) The state of `given` is shared by what it returns: not for several threads.
+    correlations.)
     """
 
     data: CrossProducts
     priors: ModelPriors
-
-    @cached_property
-    def _at(self) -> Workspace | OneWay:
-        data = self.data
-        return Workspace.of(data, with_x=False) if data.one_way is None else OneWay.of(data.one_way, with_x=False)
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
@@ -61,6 +53,11 @@ class Posterior:
     def density(self) -> Density:
         """The compiled log density of φ: this object calls it, and so may any sampler."""
         return Density(self.data, self.priors)
+
+    @cached_property
+    def recovery(self) -> Recovery:
+        """β and all random effects given φ."""
+        return Recovery(self.density)
 
     @property
     def names(self) -> list[str]:
@@ -107,100 +104,6 @@ class Posterior:
             total += log_jacobian(phi[at : at + d * (d - 1) // 2], d)
             at += d * (d - 1) // 2
         return float(total)
-
-    def _set(self, scales: Scales) -> None:
-        """Λ of all terms in standard coordinates; β's prior as rows of data, of the residual's variance."""
-        data, lam = self.data, self._at.lam
-        self._at.corner[:] = self._corner + (scales.sigma / data.fixed.scale) ** 2 * self.density.beta_rows
-        lam[:] = 0.0
-        for group, place in zip(data.groups, data.pattern.place, strict=False):
-            block, start = lam[place : place + group.d**2].reshape(group.d, group.d), 0
-            for k in group.terms:
-                G = data.terms[k].M @ (scales.sd[k][:, None] * scales.correlation[k]) / scales.sigma
-                d = len(G)
-                block[start : start + d, start : start + d] = G if d == 1 else canonical(G, 0.0)[0]
-                start += d
-
-    @cached_property
-    def _corner(self) -> Array:
-        """[X y]ᵀ[X y] of the data."""
-        return self._at.corner.copy()
-
-    def given(self, phi: Array) -> "Given":
-        """β and b given φ and y; valid until the next evaluation."""
-        scales = self.scales(phi)
-        self._set(scales)
-        self._at.factor()
-        sigma, p = scales.sigma / self.data.fixed.scale, len(self.data.fixed.to_beta)
-        root, one_way = self._at.T[-1 - p :, -1 - p :], self.data.one_way
-        delta = scipy.linalg.solve_triangular(root[:-1, :-1], root[-1, :-1], trans=1, lower=True)
-        delta = delta if one_way is None else delta + one_way.shift
-        return Given(self.data, self._at, scales, sigma, delta, np.tril(root[:-1, :-1]) / sigma)
-
-
-@dataclass(frozen=True, eq=False)
-class Given:
-    """β and b | φ, y: jointly normal."""
-
-    data: CrossProducts
-    at: Workspace | OneWay
-    scales: Scales
-    sigma: float  # in units of the standard y
-    delta: Array  # mean of β in standard coordinates
-    M: Array  # lower Cholesky factor of its precision there
-
-    def _beta(self, delta: Array) -> Array:
-        fixed = self.data.fixed
-        return fixed.least_squares + fixed.scale * fixed.to_beta @ delta
-
-    @cached_property
-    def fixed(self) -> tuple[Array, Array]:
-        """Mean (p,) and covariance (p, p) of β."""
-        B = self.data.fixed.scale * self.data.fixed.to_beta
-        half = scipy.linalg.solve_triangular(self.M, B.T, lower=True)
-        return self._beta(self.delta), half.T @ half
-
-    @cached_property
-    def random(self) -> list[tuple[Array, Array]]:
-        """Means (levels, d) and covariances (levels, d, d) of b of every term, β integrated out."""
-        p = len(self.M)
-        mean = self.at.solve_given(self.delta)
-        slopes = np.empty((mean.size, p))
-        for j, row in enumerate(np.eye(p)):
-            slopes[:, j] = self.at.solve_given(row, 0.0)
-        slopes = scipy.linalg.solve_triangular(self.M, slopes.T, lower=True).T if p else slopes
-        covs = []
-        for f, (group, own) in enumerate(zip(self.data.groups, self.at.own_inverses(), strict=True)):
-            along = slopes[slice(*self.data.pattern.effect[f : f + 2])].reshape(group.levels, group.d, p)
-            covs.append(self.sigma**2 * own + along @ along.transpose(0, 2, 1))
-        found: dict[int, tuple[Array, Array]] = {}
-        for k, (f, part, back) in self._terms().items():
-            effects = mean[slice(*self.data.pattern.effect[f : f + 2])].reshape(-1, self.data.groups[f].d)
-            found[k] = effects[:, part] @ back.T, back @ covs[f][:, part, part] @ back.T
-        return [found[k] for k in range(len(found))]
-
-    def draw(self, rng: np.random.Generator) -> tuple[Array, list[Array]]:
-        """One β (p,), and b of every term (levels, d)."""
-        p, effects = len(self.M), int(self.data.pattern.effect[-1])
-        delta = self.delta + scipy.linalg.solve_triangular(self.M, rng.standard_normal(p), trans=1, lower=True)
-        u = self.at.solve_given(delta, 1.0, self.sigma * rng.standard_normal(effects))
-        found = {}
-        for k, (f, part, back) in self._terms().items():
-            own = u[slice(*self.data.pattern.effect[f : f + 2])].reshape(-1, self.data.groups[f].d)
-            found[k] = own[:, part] @ back.T
-        return self._beta(delta), [found[k] for k in range(len(found))]
-
-    def _terms(self) -> dict[int, tuple[int, slice, Array]]:
-        """For every term its factor, its columns in the factor's block, and the map of u to b."""
-        data, found = self.data, {}
-        for f, group in enumerate(data.groups):
-            lam = self.at.lam[slice(*data.pattern.place[f : f + 2])].reshape(group.d, group.d)
-            start = 0
-            for k in group.terms:
-                part = slice(start, start + len(data.terms[k].M))
-                found[k] = f, part, data.fixed.scale * scipy.linalg.solve_triangular(data.terms[k].M, lam[part, part])
-                start = part.stop
-        return found
 
 
 def correlation_root(partial: Array, d: int) -> Array:

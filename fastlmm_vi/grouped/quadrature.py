@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .. import grid, threads
+from .. import grid
 from ..marginal import Marginal as LatticeMarginal
 from ..mixtures import Mixtures
 from ..result import Array, Status
@@ -128,37 +128,25 @@ class Quadrature:
     @cached_property
     def _fixed(self) -> Mixtures:
         nodes, weights = self.kept
-        with threads.limit(1):  # many small systems
-            found = [self.posterior.given(phi).fixed for phi in nodes]
-        return Mixtures(weights, np.array([m for m, _ in found]), np.sqrt([np.diag(V) for _, V in found]))
+        means, covariances = self.posterior.recovery.fixed(nodes)
+        return Mixtures(weights, means, np.sqrt(np.einsum("mii->mi", covariances)))
 
     @cached_property
     def random(self) -> list[Mixtures]:
         """Distributions of the random effects of every term, level by level."""
         nodes, weights = self.kept
-        with threads.limit(1):
-            found = [self.posterior.given(phi).random for phi in nodes]
-        return [
-            Mixtures(
-                weights,
-                np.array([at[k][0].ravel() for at in found]),
-                np.sqrt([np.einsum("vii->vi", at[k][1]).ravel() for at in found]),
-            )
-            for k in range(len(self.posterior.sizes))
-        ]
+        found = [self.posterior.recovery.by_term(one) for one in self.posterior.recovery.random(nodes)]
+        shape = len(weights), -1
+        return [Mixtures(weights, m.reshape(shape), sd.reshape(shape)) for m, sd in zip(*found, strict=True)]
 
     def draw(self, rng: np.random.Generator, size: int) -> Draws:
         """Draw variance parameters, and effects given them."""
-        scales, effects = [], []
-        with threads.limit(1):
-            for phi in self.nodes.sample(rng, size):
-                scales.append(self.posterior.scales(phi))
-                effects.append(self.posterior.given(phi).draw(rng))
-        beta = np.array([fixed for fixed, _ in effects])
+        phis = self.nodes.sample(rng, size)
+        beta, effects = self.posterior.recovery.draw(phis, rng)
         found = {f"b_{name}": beta[:, j] for j, name in enumerate(self.posterior.priors.coefficients)}
-        found |= dict(zip(parameters.names(self.posterior.data.design.terms), of_scales(scales), strict=True))
-        terms = range(len(self.posterior.sizes))
-        return Draws(found, [np.array([random[k] for _, random in effects]) for k in terms])
+        scales = of_scales([self.posterior.scales(phi) for phi in phis])
+        found |= dict(zip(parameters.names(self.posterior.data.design.terms), scales, strict=True))
+        return Draws(found, self.posterior.recovery.by_term(effects))
 
 
 def natural(posterior: Posterior, phi: Array) -> Array:

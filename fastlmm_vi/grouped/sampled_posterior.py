@@ -10,7 +10,6 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import gaussian_kde
 
-from .. import threads
 from ..convergence import diagnose
 from ..importance import WeightedDraws
 from ..mixtures import Mixtures
@@ -194,28 +193,17 @@ class SampledPosterior:
     @cached_property
     def fixed(self) -> Recovered:
         """β at the kept draws."""
-        rng, found = np.random.default_rng(self.seed), []
-        with threads.limit(1):  # many small systems
-            for phi in self.kept.phi.reshape(-1, self.phi.shape[2]):
-                mean, V = self.posterior.given(phi).fixed
-                draw = mean + np.linalg.cholesky(V) @ rng.standard_normal(len(mean)) if len(mean) else mean
-                found.append((mean, np.sqrt(np.diag(V)), draw))
-        return Recovered(*(np.array(part) for part in zip(*found, strict=True)))
+        means, covariances = self.posterior.recovery.fixed(self.kept.phi.reshape(-1, self.phi.shape[2]))
+        noise = np.random.default_rng(self.seed).standard_normal((*means.shape, 1))
+        draws = means + (np.linalg.cholesky(covariances) @ noise)[:, :, 0]
+        return Recovered(means, np.sqrt(np.einsum("mii->mi", covariances)), draws)
 
     @cached_property
     def effects(self) -> tuple[Recovered, Array]:
         """Random effects of all terms side by side at the kept draws, and the β (S, p) drawn with them."""
-        rng, found = np.random.default_rng(self.seed), []
-        with threads.limit(1):
-            for phi in self.kept.phi.reshape(-1, self.phi.shape[2]):
-                given = self.posterior.given(phi)
-                moments = given.random
-                beta, b = given.draw(rng)
-                means = np.concatenate([mean.ravel() for mean, _ in moments])
-                sds = np.sqrt(np.concatenate([np.einsum("vii->vi", V).ravel() for _, V in moments]))
-                found.append((means, sds, np.concatenate([one.ravel() for one in b]), beta))
-        *parts, beta = (np.array(part) for part in zip(*found, strict=True))
-        return Recovered(*parts), beta
+        phis, rng = self.kept.phi.reshape(-1, self.phi.shape[2]), np.random.default_rng(self.seed)
+        means, sds, beta, draws = self.posterior.recovery.random_and_draw(phis, rng)
+        return Recovered(means, sds, draws), beta
 
     @cached_property
     def random(self) -> list[Mixtures]:
@@ -230,15 +218,11 @@ class SampledPosterior:
     def draw(self, rng: np.random.Generator, size: int) -> Draws:
         """Draw variance parameters from the draws, and effects given them."""
         chosen = self.phi.reshape(-1, self.phi.shape[2])[rng.choice(len(self.weights), size, p=self.weights)]
-        scales, effects = [], []
-        with threads.limit(1):
-            for phi in chosen:
-                scales.append(self.posterior.scales(phi))
-                effects.append(self.posterior.given(phi).draw(rng))
-        beta = np.array([one for one, _ in effects])
+        beta, effects = self.posterior.recovery.draw(chosen, rng)
         found = {name: beta[:, j] for j, name in enumerate(self.fixed_names)}
-        found |= dict(zip(parameters.names(self.posterior.data.design.terms), of_scales(scales), strict=True))
-        return Draws(found, [np.array([b[k] for _, b in effects]) for k in range(len(self.posterior.sizes))])
+        scales = of_scales([self.posterior.scales(phi) for phi in chosen])
+        found |= dict(zip(parameters.names(self.posterior.data.design.terms), scales, strict=True))
+        return Draws(found, self.posterior.recovery.by_term(effects))
 
     def kept_draws(self, chosen: NDArray[np.int64]) -> Draws:
         """Draws at places among those kept of every chain, chain by chain: those whose errors are reported."""

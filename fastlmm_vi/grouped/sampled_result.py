@@ -142,7 +142,7 @@ class SampledFit(BayesFit):
     def fitted(self) -> pd.DataFrame:
         """Mean and sd of Xβ + Σ Z_l b_l of every row of the data."""
         phi, weights = self._few
-        near = self._predictors.at(phi[0])[0]  # second moments about it lose no digits
+        near = next(self._predictors.moments(phi[:1]))[0]  # second moments about it lose no digits
         first, second = np.zeros(self.n), np.zeros(self.n)
         for w, (mean, variance) in zip(weights, self._predictors.moments(phi), strict=True):
             first += w * (mean - near)
@@ -176,7 +176,7 @@ class SampledFit(BayesFit):
         Raises
         ------
         ValueError
-            If there are more than 3000 effects.
+            If there are more than 10⁵ observations.
         """
         phi, weights = self._few
         log_weights = np.log(np.maximum(weights, np.finfo(float).tiny))

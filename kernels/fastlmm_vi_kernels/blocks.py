@@ -289,18 +289,18 @@ def solve(pattern, L, T, x):
         x[head + i] = total / T[i, i]
     for i in range(head + m - q + 1):
         x[i] = 0.0
-    back_substitute(pattern, L, T, 1.0, x)
+    back_substitute(pattern, L, T, x)
 
 
 @kernel
-def back_substitute(pattern, L, T, response, x):
-    """Overwrite r in x = (r, β) by the random effects: L_uᵀ u = `response` · (y's row of L) + r − (those of X)ᵀ β."""
+def back_substitute(pattern, L, T, x):
+    """Overwrite r in x = (r, β) by the random effects: L_uᵀ u = (y's row of L) + r − (those of X)ᵀ β."""
     width, group, effect, panel = pattern.width, pattern.group, pattern.effect, pattern.panel
     near, factor, row, leading = pattern.near, pattern.factor, pattern.row, pattern.leading
     q, m = pattern.q, len(T) - 1
     head = effect[leading]
     for i in range(m - q, -1, -1):
-        total = response * T[m, i] + x[head + i]
+        total = T[m, i] + x[head + i]
         for k in range(i + 1, m):
             total -= T[k, i] * x[head + k]
         x[head + i] = total / T[i, i]
@@ -311,7 +311,7 @@ def back_substitute(pattern, L, T, response, x):
             own = effect[f] + (v - group[f]) * d
             last = panel[v + 1] - d  # the row of y
             for j in range(d - 1, -1, -1):
-                total = response * L[last + j] + x[own + j]
+                total = L[last + j] + x[own + j]
                 i = at + d * d + j
                 for e in range(near[v], near[v + 1]):
                     for r in range(width[factor[e]]):
