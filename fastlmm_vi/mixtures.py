@@ -9,6 +9,8 @@ from scipy.special import ndtr, ndtri
 
 from .result import Array
 
+LARGEST = 10_000_000  # points × parts at a time
+
 
 @dataclass(frozen=True, eq=False)
 class Mixtures:
@@ -88,4 +90,6 @@ class MixtureMarginal:
 
     def pdf(self, x: ArrayLike) -> Array:
         """Density."""
-        return np.asarray(self.alone.pdf(np.asarray(x, dtype=np.float64)[..., None])[..., 0])
+        values = np.asarray(x, dtype=np.float64)
+        blocks = np.array_split(values.ravel(), 1 + values.size * self.alone.weights.size // LARGEST)
+        return np.concatenate([self.alone.pdf(block[:, None])[:, 0] for block in blocks]).reshape(values.shape)
