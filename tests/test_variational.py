@@ -102,16 +102,15 @@ def test_the_elbo_has_every_constant(seed, factorisation):
 # It never falls.
 
 
-def check_monotone(seed):
+def check_monotone(seed, factorisations=FACTORISATIONS):
     model = problems.random_model(seed)
-    for factorisation in FACTORISATIONS:
+    for factorisation in factorisations:
         found = model.climb(factorisation, model.start(seed), tol=1e-7)
         assert found.status is Status.CONVERGED, (seed, factorisation, found.change)
         assert fallen(found.path) <= ROUNDING, (seed, factorisation)
         plain = model.climb(factorisation, model.start(seed), memory=0, max_iter=8)
         assert fallen(plain.path) <= ROUNDING, (seed, factorisation)
-        assert plain.path[-1] > plain.path[0]
-        assert plain.elbo <= found.elbo + 1e-6 * abs(found.elbo) or found.elbo < plain.elbo  # several maxima
+        assert plain.path[-1] > plain.path[0], (seed, factorisation)
 
 
 @pytest.mark.parametrize("part", range(2))
@@ -121,10 +120,11 @@ def test_the_elbo_never_falls(part):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", range(48))
+@pytest.mark.parametrize("part", range(24))
 def test_the_elbo_never_falls_on_a_thousand_problems(part):
-    for seed in range(40 + 20 * part, 60 + 20 * part):
-        check_monotone(seed)
+    """One factorisation each, in turn; forty more problems are climbed by all of them above."""
+    for seed in range(40 + 40 * part, 80 + 40 * part):
+        check_monotone(seed, [FACTORISATIONS[seed % len(FACTORISATIONS)]])
 
 
 def test_a_fall_would_be_named(monkeypatch):

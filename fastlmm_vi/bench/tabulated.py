@@ -25,7 +25,8 @@ class Tabulated:
     @classmethod
     def of(cls, marginal: Marginal) -> "Tabulated":
         """Of any marginal with a smooth density."""
-        x = np.linspace(*marginal.quantile([TAIL, 1.0 - TAIL]), POINTS)
+        low, high = marginal.quantile([TAIL, 1.0 - TAIL])
+        x = np.linspace(low, high, POINTS)
         return cls(marginal.mean, marginal.sd, x, marginal.pdf(x))
 
     @cached_property
@@ -39,7 +40,7 @@ class Tabulated:
 
     def quantile(self, p: ArrayLike) -> Array:
         """Values below which it is with probabilities p, between the outermost points."""
-        return np.interp(p, self._cumulative, self.x)
+        return np.interp(np.asarray(p, dtype=np.float64), self._cumulative, self.x)
 
     def pdf(self, x: ArrayLike) -> Array:
         """Density, 0 beyond the outermost points."""

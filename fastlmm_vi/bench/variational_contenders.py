@@ -10,6 +10,7 @@ import numpy as np
 from .. import pareto
 from ..grouped import diagnostics
 from ..grouped.bayes_result import BayesFit
+from ..grouped.marginals import Marginal
 from ..grouped.posterior import Posterior
 from ..grouped.variational_posterior import VariationalPosterior
 from .normal_q import marginals
@@ -51,8 +52,7 @@ class Ours(Contender):
         seconds, fit = timed(model, self.name, seed)
         q = fit.posterior
         assert isinstance(q, VariationalPosterior)
-        overlap = diagnostics.accuracies(q.marginals, model.marginals).to_dict()
-        return seconds | row(elbo=fit.elbo, k=_k(fit, q, seed), accuracy=overlap)
+        return seconds | row(elbo=fit.elbo, k=_k(fit, q, seed), accuracy=accuracies(q.marginals, model))
 
 
 def _k(fit: BayesFit, q: VariationalPosterior, seed: int) -> float:
@@ -115,13 +115,14 @@ class Peer(Contender):
             elbo=float(weights.mean()),
             elbo_se=float(weights.std(ddof=1) / np.sqrt(weights.size)),
             k=pareto.smooth(weights).k,
-            accuracy=accuracies(answer, model),
+            accuracy=accuracies(marginals(answer, model.terms), model),
         )
 
 
-def accuracies(answer: Mapping[str, Any], model: Model) -> dict[str, float]:
-    """Shares of overlap with the exact posterior, in its order."""
-    return diagnostics.accuracies(marginals(answer, model.terms), model.marginals).to_dict()
+def accuracies(q: Mapping[str, Marginal], model: Model) -> dict[str, float]:
+    """Shares of overlap with the exact posterior."""
+    found = diagnostics.accuracies(q, model.marginals)
+    return {str(name): float(value) for name, value in found.items()}
 
 
 def row(

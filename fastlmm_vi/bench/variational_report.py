@@ -37,8 +37,8 @@ def fits(rows: Rows) -> Table:
         rows=lines,
         note=(
             "Seconds: of the fastest seed. compiling: of the processor's. ELBO: median of the seeds; of PyMC and Bambi by\n"
-            "1000 draws; of quadrature, the log evidence. lost: log evidence less ELBO, median (least–most). k̂: of importance\n"
-            "weights from q to the exact posterior of everything, median; above 0.7 draws of q cannot be reweighted."
+            "1000 draws; of quadrature, the log evidence. lost: log evidence less ELBO, median (least–most). k̂: of\n"
+            "importance weights from q to the exact posterior of everything, median; above 0.7 they do not help."
         ),
         left=2,
     )
