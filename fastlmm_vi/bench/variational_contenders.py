@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from .. import pareto
-from ..grouped import diagnostics
 from ..grouped.bayes_result import BayesFit
+from ..grouped.diagnostics import accuracies as overlaps
+from ..grouped.diagnostics import importance_ratios
 from ..grouped.marginals import Marginal
 from ..grouped.posterior import Posterior
 from ..grouped.variational_posterior import VariationalPosterior
@@ -60,7 +61,7 @@ def _k(fit: BayesFit, q: VariationalPosterior, seed: int) -> float:
     exact, draws = Posterior(fit.data, fit.priors), q.draw(np.random.default_rng(seed), DRAWS)
     scales = draws.scales(exact.sizes)
     phi = np.array([exact.phi(at) for at in scales])
-    return diagnostics.importance_ratios(exact, q, draws, scales, phi).k
+    return importance_ratios(exact, q, draws, scales, phi).k
 
 
 def timed(model: Model, method: str, seed: int) -> tuple[dict[str, float], BayesFit]:
@@ -121,7 +122,7 @@ class Peer(Contender):
 
 def accuracies(q: Mapping[str, Marginal], model: Model) -> dict[str, float]:
     """Shares of overlap with the exact posterior."""
-    found = diagnostics.accuracies(q, model.marginals)
+    found = overlaps(q, model.marginals)
     return {str(name): float(value) for name, value in found.items()}
 
 

@@ -38,7 +38,7 @@ def fits(rows: Rows) -> Table:
         note=(
             "Seconds: of the fastest seed. compiling: of the processor's. ELBO: median of the seeds; of PyMC and Bambi by\n"
             "1000 draws; of quadrature, the log evidence. lost: log evidence less ELBO, median (least–most). k̂: of\n"
-            "importance weights from q to the exact posterior of everything, median; above 0.7 they do not help."
+            "importance weights from q to the exact posterior of everything, likewise; above 0.7 they do not help."
         ),
         left=2,
     )
@@ -60,7 +60,7 @@ def _fit(method: str, seeds: Rows) -> tuple[str, ...]:
         *times,
         f"{median(elbo):.2f}" if elbo else NO_FIT,
         _spread(lost, 2),
-        f"{median(k):.2f}" if k else NO_FIT,
+        _spread(k, 2),
     )
 
 
