@@ -41,8 +41,9 @@ def variational(
         python = None if peers is None else pymc_session.environment(peers, show)
         run = variational_record.measure(models, range(seeds), python, show)
     typer.echo(machine.text(dict(run.machine)))
-    for table in variational_report.tables(run).values():
-        typer.echo(f"\n{table.text()}")
+    for name, table in variational_report.tables(run).items():
+        if name != "summary":
+            typer.echo(f"\n{table.text()}")
     if out is not None:
         typer.echo(f"\nWritten: {variational_record.write(run, out)}")
 

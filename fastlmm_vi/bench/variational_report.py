@@ -14,7 +14,12 @@ Rows = Sequence[Mapping[str, Any]]
 
 def tables(record: VariationalRecord) -> dict[str, Table]:
     """Return every table, by the name that a document calls it."""
-    return {"fits": fits(record.rows), "accuracy": accuracy(record.rows), "first": first(record.first)}
+    return {
+        "fits": fits(record.rows),
+        "accuracy": accuracy(record.rows),
+        "first": first(record.first),
+        "summary": summary(record.rows),
+    }
 
 
 def _groups(rows: Rows) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
@@ -101,6 +106,33 @@ def _spread(values: Sequence[float], digits: int) -> str:
         return NO_FIT
     middle, low, high = (f"{value:.{digits}f}" for value in (median(values), min(values), max(values)))
     return middle if low == high else f"{middle} ({low}–{high})"
+
+
+def summary(rows: Rows) -> Table:
+    """Seconds and the worst marginal."""
+    groups = _groups(rows)
+    methods = list(dict.fromkeys(method for _, method in groups))
+    return Table(
+        title="Seconds of the processor, and accuracy of the worst marginal",
+        header=("model", *methods),
+        rows=[
+            (formula, *(_worst(groups.get((formula, method), [])) for method in methods))
+            for formula in dict.fromkeys(formula for formula, _ in groups)
+        ],
+        note=(
+            "Time to q; 100 (1 − ½∫|q − p|) of the marginal that is worst, median of three seeds. The exact posterior p is\n"
+            "that by quadrature."
+        ),
+    )
+
+
+def _worst(seeds: Rows) -> str:
+    done = [row for row in seeds if not row["error"]]
+    if not done:
+        return NO_FIT
+    least = [min(row["accuracy"].values()) for row in done if row["accuracy"]]
+    time = _time(min(row["cpu"] for row in done))
+    return f"{time}; {median(least):.0f}" if least else time
 
 
 def first(rows: Rows) -> Table:
