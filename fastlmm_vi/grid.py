@@ -173,6 +173,13 @@ class Grid:
         """Posterior probabilities of the nodes, (m,)."""
         return np.asarray(np.exp(self.log_weights))
 
+    @property
+    def coarser(self) -> tuple[Array, Array]:
+        """Nodes (m, k) and probabilities (m,) before the last refinement, which changed no integral by more than `error`."""
+        m = self.lattice.coarser or len(self.nodes)
+        weights = np.exp(self.log_weights[:m] - self.log_weights[:m].max())
+        return self.nodes[:m], weights / weights.sum()
+
     def expectation(self, values: Array) -> Array:
         """Posterior mean of a function given at the nodes, (m,) or (m, ...)."""
         return np.tensordot(self.weights, values, axes=1)

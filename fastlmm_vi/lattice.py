@@ -106,6 +106,7 @@ class Lattice:
         self.value = np.empty(0)
         self.weight = np.empty(0)
         self.log_cell = float(np.log(h).sum())
+        self.coarser = 0  # nodes before the last refinement, which come first
         self._grow(2 * seeds, stride=2)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -160,6 +161,7 @@ class Lattice:
         before = self.index, self.value, self.weight
         try:
             self._flood(seeds, stride)
+            self.coarser = len(before[0])
         except TooManyError:
             self.index, self.value, self.weight = before
             raise

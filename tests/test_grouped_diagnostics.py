@@ -93,7 +93,7 @@ def test_leaving_out_by_hand_is_fitting_without():
     for i in (0, 7, 29):
         rest = fl.lmm("y ~ x + (1 | g)", frame.drop(index=i), weights="w", method="quadrature", priors=given)
         difference = fit.log_evidence - rest.log_evidence
-        assert found.exact_loo.pointwise[i] == pytest.approx(difference, abs=1e-6)
+        assert found.exact_loo.pointwise[i] == pytest.approx(difference, abs=1e-5)
     assert found.exact_loo.elpd == pytest.approx(found.exact_loo.pointwise.sum())
     assert found.loo.elpd == pytest.approx(found.exact_loo.elpd, abs=1.0)
     assert (found.elbo, found.k, found.linear_response, found.accuracy) == (None, None, None, None)

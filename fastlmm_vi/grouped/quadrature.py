@@ -20,7 +20,7 @@ from .solution import Solution
 from .starts import Start
 
 MOST = 4  # parameters that a grid can have
-NEGLIGIBLE = 1e-8  # probability of all nodes together that are left out where effects are summed up
+NEGLIGIBLE = 1e-7  # probability of all nodes together that are left out where effects are summed up
 LEAST = 0.05  # of the standard deviation of the residual: smallest standard deviation at the start
 INNERMOST = 0.95  # of the correlations, at the start
 
@@ -95,11 +95,11 @@ class Quadrature:
 
     @cached_property
     def kept(self) -> tuple[Array, Array]:
-        """Nodes that count, and their probabilities."""
-        order = np.argsort(self.nodes.weights)
-        keep = order[np.cumsum(self.nodes.weights[order]) > NEGLIGIBLE]
-        weights = self.nodes.weights[keep]
-        return self.nodes.nodes[keep], weights / weights.sum()
+        """Nodes that count where effects are summed up, and their probabilities."""
+        nodes, weights = self.nodes.coarser
+        order = np.argsort(weights)
+        keep = order[np.cumsum(weights[order]) > NEGLIGIBLE]
+        return nodes[keep], weights[keep] / weights[keep].sum()
 
     @cached_property
     def _natural(self) -> Array:
