@@ -367,10 +367,12 @@ def test_tiles(side, above):
     assert tiles.factor(W, above, side) == 0
 
     m = side - 3
-    T, room, inverse = expected[:m, :m].copy(), np.empty(side * side), np.empty((m - 1, m - 1))
-    assert tiles.factor_lower(T, room)
+    X[:, m:] = 0.0
+    T, inverse = (expected + X.T @ X)[:m, :m].copy(), np.empty((m - 1, m - 1))
+    room = np.vstack([X, np.empty((side, side))]).ravel()
+    assert tiles.factor_lower(T, room, above)
     np.testing.assert_allclose(np.tril(T), np.linalg.cholesky(expected[:m, :m]), rtol=1e-9, atol=1e-10)
-    tiles.invert_leading(room, side, M, out, inverse)
+    tiles.invert_leading(room, above, side, M, out, inverse)
     np.testing.assert_allclose(inverse, np.linalg.inv(expected[: m - 1, : m - 1]), rtol=1e-8, atol=1e-10)
 
 
