@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -35,13 +36,14 @@ def warmup(model: str | None = None) -> float:
 
     Parameters
     ----------
-    model : {"wide", "grouped"}, optional
-        The kernels of `WideLMM` or of `lmm` alone; default both.
+    model : {"wide", "grouped", "bayes"}, optional
+        The kernels of `WideLMM`, of `lmm` by likelihood, or of its Bayesian methods (the longest, half a minute) alone;
+        default all.
 
     Raises
     ------
     ValueError
-        If `model` is neither.
+        If `model` is none of these.
 
     Examples
     --------
@@ -51,7 +53,7 @@ def warmup(model: str | None = None) -> float:
     """
     if model is not None and model not in MODELS:
         raise ValueError(
-            f"model={model!r} is not known: choose one of {', '.join(map(repr, MODELS))}, or None for both."
+            f"model={model!r} is not known: choose one of {', '.join(map(repr, MODELS))}, or None for all."
         )
     start = time.perf_counter()
     with warnings.catch_warnings():
@@ -82,4 +84,17 @@ def _grouped() -> None:
         lmm(formula, frame, max_iter=2).predict(frame.head(2), interval="prediction")
 
 
-MODELS = {"wide": _wide, "grouped": _grouped}
+def _bayes() -> None:
+    """One factor, one in another, and crossed ones; samplers where they are installed."""
+    rng = np.random.default_rng(0)
+    g = np.arange(60)
+    frame = pd.DataFrame({"y": rng.normal(size=60), "g": g // 6, "h": g // 2, "k": g % 5})
+    methods: list[Any] = ["quadrature", "structured-vi", "laplace-is"]
+    if find_spec("nutpie") is not None:
+        methods.append("nuts")
+    for terms in ("(1 | g)", "(1 | g) + (1 | h)", "(1 | g) + (1 | k)"):
+        for method in methods:
+            lmm(f"y ~ 1 + {terms}", frame, method=method).draws(1)
+
+
+MODELS = {"wide": _wide, "grouped": _grouped, "bayes": _bayes}

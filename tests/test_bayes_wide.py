@@ -199,9 +199,22 @@ def test_mode_under_flat_priors_is_reml_on_reference_sets(name):
     assert (sigma2_beta, sigma2_e) == pytest.approx((block["REML"]["sb2_f"], block["REML"]["se2_f"]), rel=1e-4)
 
 
+@needs_references
+@pytest.mark.parametrize("omega", [Flat(), Normal(0, 1e4)], ids=str)
+def test_no_mode_where_reml_is_on_the_boundary(omega):
+    problem, block, _ = reference("w4_null")
+    assert float(block["REML"]["sb2_f"]) == 0.0
+    assert fit_literally(problem, priors={**FLAT, "omega": omega}).fit_.modes == ()
+
+
 def bound_below_evidence(problem, priors, **options):
     exact = fit_literally(problem, "quadrature", priors, **options)
     found = fit_literally(problem, "mfvi", priors, **options)
+    check_bound(exact, found)
+    return exact, found
+
+
+def check_bound(exact, found):
     assert found.converged_
     assert found.elbo_ < exact.log_evidence_
     assert found.log_evidence_ is None
@@ -209,7 +222,6 @@ def bound_below_evidence(problem, priors, **options):
     elbo = found.trace_["elbo"].to_numpy()
     assert (np.diff(elbo) >= -1e-9 * np.abs(elbo[1:])).all()
     assert found.theta_.loc["pve", "sd"] < exact.theta_.loc["pve", "sd"]
-    return exact, found
 
 
 CONJUGATE = {"sigma_beta": InverseGamma(2, 0.01), "sigma_e": InverseGamma(2, 1)}
@@ -228,16 +240,23 @@ def test_bound_is_below_the_evidence_on_reference_sets(name, priors):
     bound_below_evidence(reference(name)[0], priors)
 
 
-@pytest.mark.slow
-def test_twin():
-    data = datasets.make_xyz_twin()
+@pytest.mark.parametrize(
+    "size", [{"n": 100, "p": 600, "c": 5}, pytest.param({}, marks=pytest.mark.slow)], ids=["small", "whole"]
+)
+def test_twin(size):
+    """The bound under both priors; the mode under flat variances is REML's, with ω flat and with ω vague."""
+    data = datasets.make_xyz_twin(**size)
     spectrum = Spectrum.of(data.X)
-    exact = BayesWideLMM(fit_intercept=False).fit(data.X, data.y, data.Z, spectrum=spectrum)
-    found = BayesWideLMM("mfvi", fit_intercept=False).fit(data.X, data.y, data.Z, spectrum=spectrum)
-    assert found.elbo_ < exact.log_evidence_
+
+    def fit(engine, priors):
+        return BayesWideLMM(engine, priors=priors, fit_intercept=False).fit(data.X, data.y, data.Z, spectrum=spectrum)
+
+    for priors in (None, CONJUGATE):
+        check_bound(fit("quadrature", priors), fit("mfvi", priors))
     reml = WideLMM(reml=True, fit_intercept=False).fit(data.X, data.y, data.Z, spectrum=spectrum)
-    flat = BayesWideLMM(priors=FLAT, fit_intercept=False).fit(data.X, data.y, data.Z, spectrum=spectrum)
-    assert flat.fit_.modes[0][:2] == pytest.approx((reml.sigma2_beta_, reml.sigma2_e_), rel=1e-4)
+    for omega in (Flat(), Normal(0, 1e4)):
+        ((sigma2_beta, sigma2_e, _),) = fit("quadrature", {**FLAT, "omega": omega}).fit_.modes
+        assert (sigma2_beta, sigma2_e) == pytest.approx((reml.sigma2_beta_, reml.sigma2_e_), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["wide", "tall", "one_feature", "rank_deficient_wide"])

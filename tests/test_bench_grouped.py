@@ -470,23 +470,23 @@ def test_files_that_are_none(tmp_path, text, message):
 def test_a_document_asks_for_what_there_is(run):
     page = "a\n<!-- grouped benchmark: {} -->\nold\n<!-- end of grouped benchmark -->\nb\n"
     texts = grouped_document.rendered(run)
-    once = grouped_document.insert(page.format("own units"), texts)
+    once = grouped_document.MARKERS.insert(page.format("own units"), texts)
     assert texts["own units"] in once
     assert "old" not in once
-    assert grouped_document.insert(once, texts) == once
+    assert grouped_document.MARKERS.insert(once, texts) == once
     with pytest.raises(DataError, match=r"There is no nothing in this run: it has machine, fits"):
-        grouped_document.insert(page.format("nothing"), texts)
+        grouped_document.MARKERS.insert(page.format("nothing"), texts)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_documents_say_what_was_measured(path):
     """`fastlmm-vi bench grouped document` wrote the tables; no figure in them is typed by hand."""
     document = path.read_text(encoding="utf-8")
-    assert document.count("<!-- grouped benchmark:") == len(grouped_document.names(document))
+    assert document.count("<!-- grouped benchmark:") == len(grouped_document.MARKERS.names(document))
     texts = grouped_document.rendered(grouped_record.read(HISTORY[-1]))
-    assert grouped_document.insert(document, texts) == document
+    assert grouped_document.MARKERS.insert(document, texts) == document
     if path is DOCUMENTS[0]:
-        assert set(grouped_document.names(document)) == set(texts)
+        assert set(grouped_document.MARKERS.names(document)) == set(texts)
 
 
 def test_the_history_holds_everything():

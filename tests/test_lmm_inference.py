@@ -144,6 +144,6 @@ def test_wide_and_grouped_fits_do_not_mix(fit):
     wide = fl.WideLMM(reml=True).fit(rng.normal(size=(20, 30)), rng.normal(size=20))
     with pytest.raises(ValueError, match="wide and grouped fits"):
         fl.compare(wide, fit)
-    with pytest.raises(TypeError, match=r"plot_caterpillar, plot_residuals and plot_profile; .* fit\.trace"):
+    with pytest.raises(TypeError, match=r"plot_caterpillar, plot_residuals and plot_profile, .* fit\.trace"):
         fl.plot_trace(fit)
     plt.close("all")

@@ -103,29 +103,28 @@ def test_the_elbo_has_every_constant(seed, factorisation):
 # It never falls.
 
 
-def check_monotone(seed):
+def check_monotone(seed, factorisation):
     model = problems.random_model(seed)
-    for factorisation in FACTORISATIONS:
-        found = model.climb(factorisation, model.start(seed), tol=1e-7)
-        assert found.status is Status.CONVERGED, (seed, factorisation, found.change)
-        assert fallen(found.path) <= ROUNDING, (seed, factorisation)
-        plain = model.climb(factorisation, model.start(seed), memory=0, max_iter=8)
-        assert fallen(plain.path) <= ROUNDING, (seed, factorisation)
-        assert plain.path[-1] > plain.path[0]
-        assert plain.elbo <= found.elbo + 1e-6 * abs(found.elbo) or found.elbo < plain.elbo  # several maxima
+    found = model.climb(factorisation, model.start(seed), tol=1e-7)
+    assert found.status is Status.CONVERGED, (seed, factorisation, found.change)
+    assert fallen(found.path) <= ROUNDING, (seed, factorisation)
+    plain = model.climb(factorisation, model.start(seed), memory=0, max_iter=8)
+    assert fallen(plain.path) <= ROUNDING, (seed, factorisation)
+    assert plain.path[-1] > plain.path[0], (seed, factorisation)
 
 
-@pytest.mark.parametrize("part", range(2))
-def test_the_elbo_never_falls(part):
+@pytest.mark.parametrize("part", [*range(2), *(pytest.param(k, marks=pytest.mark.slow) for k in range(2, 50))])
+def test_the_elbo_never_falls_on_a_thousand_problems(part):
+    """The factorisations in turn."""
     for seed in range(20 * part, 20 * part + 20):
-        check_monotone(seed)
+        check_monotone(seed, FACTORISATIONS[seed % len(FACTORISATIONS)])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", range(48))
-def test_the_elbo_never_falls_on_a_thousand_problems(part):
-    for seed in range(40 + 20 * part, 60 + 20 * part):
-        check_monotone(seed)
+@pytest.mark.parametrize("factorisation", FACTORISATIONS)
+def test_the_elbo_never_falls_in_any_factorisation(factorisation):
+    for seed in range(40):
+        check_monotone(seed, factorisation)
 
 
 def test_a_fall_would_be_named(monkeypatch):
@@ -465,7 +464,7 @@ def test_marginals_and_draws_are_of_one_distribution(factorisation, cov):
     fit = slopes(factorisation, cov)
     assert list(fit.marginals) == ["b_Intercept", "b_x", "sd_g__Intercept", "sd_g__x", "cor_g__Intercept__x", "sigma"]
     n = 20_000
-    draws, effects = fit.draw(np.random.default_rng(3), n)
+    draws, effects, _ = fit.draw(np.random.default_rng(3), n)
     for name, marginal in fit.marginals.items():
         error = marginal.sd / np.sqrt(n)
         assert draws[name].mean() == pytest.approx(marginal.mean, abs=5 * error), name

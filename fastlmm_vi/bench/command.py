@@ -1,6 +1,6 @@
 """The command line's `bench`: the side-by-side table of your own machine, what changed in it, and how times grow.
 
-The grouped models' are in `grouped_command`.
+The grouped models' are in `grouped_command` and `variational_command`.
 """
 
 import sys
@@ -12,12 +12,13 @@ import typer
 
 from ..errors import DataError
 from ..progress import stages
-from . import cases, grouped_command, growth, record, report
+from . import cases, grouped_command, growth, record, report, variational_command
 from .case import Problem
 from .measure import ROUNDS, measure
 
 app = typer.Typer(help="Measure every method on this machine, beside yardsticks and peers.")
 app.add_typer(grouped_command.app, name="grouped")
+app.add_typer(variational_command.app, name="variational")
 
 
 @app.callback(invoke_without_command=True)

@@ -121,7 +121,5 @@ def document(
     documents: Annotated[list[Path], typer.Argument(help="Markdown files with markers.")],
 ) -> None:
     """Write the tables of a stored run into documents, between their markers."""
-    texts = grouped_document.rendered(grouped_record.read(record))
-    for path in documents:
-        path.write_text(grouped_document.insert(path.read_text(encoding="utf-8"), texts), encoding="utf-8")
+    grouped_document.MARKERS.write(grouped_document.rendered(grouped_record.read(record)), documents)
     typer.echo("Written: " + ", ".join(map(str, documents)))

@@ -112,7 +112,7 @@ def of(
     ratios = None
     with threads.limit(1):  # many small systems
         if isinstance(q, VariationalPosterior):
-            ratios = _ratios(exact, q, draws, scales, phi)
+            ratios = importance_ratios(exact, q, draws, scales, phi)
             draws = _given(exact, phi, draws, rng)
         log_weights = np.zeros(size) if ratios is None else ratios.log_weights
         show("diagnostics, exact posterior")
@@ -150,7 +150,9 @@ def _blocks(n: int) -> list[slice]:
     return [slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]
 
 
-def _ratios(exact: Posterior, q: VariationalPosterior, draws: Draws, scales: list[Scales], phi: Array) -> Ratios:
+def importance_ratios(
+    exact: Posterior, q: VariationalPosterior, draws: Draws, scales: list[Scales], phi: Array
+) -> Ratios:
     """Importance weights of all parameters and of σ and Σ alone, to what is left when the rest is integrated out."""
     n = len(exact.data.design.y)
     likelihood = np.sum([pointwise.log_density(exact.data, draws, rows).sum(axis=1) for rows in _blocks(n)], axis=0)

@@ -236,7 +236,8 @@ def _mode(log_posterior: Any, begin: tuple[float, float], eigenvalue: float) -> 
     found: Any = scipy.optimize.minimize(
         depth, [np.log(share / begin[1]), np.log(share + begin[1])], method="BFGS", options={"gtol": 1e-7}
     )
-    if abs(found.x[0]) > 20.0:
+    outwards = found.x + np.array([np.sign(found.x[0]), 0.0])
+    if abs(found.x[0]) > 20.0 or depth(outwards) <= found.fun:
         return ()
     log_beta, log_e = logs(found.x)
     return ((float(np.exp(log_beta[0])), float(np.exp(log_e[0])), -float(found.fun)),)
