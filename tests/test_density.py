@@ -1,6 +1,7 @@
 """The compiled log density and its gradient: against dense N × N normal densities, and against differences."""
 
 import ctypes
+import pickle
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -291,6 +292,15 @@ def test_sampling_experiments(name):
         if "__" in one and one.split("__")[1] == "Weeks":
             phi[at] -= 4.0
     check(data, priors, phi, "log")
+
+
+def test_a_density_that_was_called_by_address_is_pickled():
+    data, priors, phi = setting(0)
+    density = Density(data, priors)
+    value = density.logp(phi)
+    assert density.address
+    again = pickle.loads(pickle.dumps(density))
+    assert (again.logp(phi), again.address > 0) == (value, True)
 
 
 # The formulas of docs/marginalisation.md that no test above holds: twins by name.
