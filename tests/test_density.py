@@ -1,6 +1,7 @@
 """The compiled log density and its gradient: against dense N × N normal densities, and against differences."""
 
 import ctypes
+import pickle
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -293,6 +294,15 @@ def test_sampling_experiments(name):
     check(data, priors, phi, "log")
 
 
+def test_a_density_that_was_called_by_address_is_pickled():
+    data, priors, phi = setting(0)
+    density = Density(data, priors)
+    value = density.logp(phi)
+    assert density.address
+    again = pickle.loads(pickle.dumps(density))
+    assert (again.logp(phi), again.address > 0) == (value, True)
+
+
 # The formulas of docs/marginalisation.md that no test above holds: twins by name.
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "marginalisation.md").read_text(encoding="utf-8")
@@ -367,10 +377,12 @@ def test_tiles(side, above):
     assert tiles.factor(W, above, side) == 0
 
     m = side - 3
-    T, room, inverse = expected[:m, :m].copy(), np.empty(side * side), np.empty((m - 1, m - 1))
-    assert tiles.factor_lower(T, room)
+    X[:, m:] = 0.0
+    T, inverse = (expected + X.T @ X)[:m, :m].copy(), np.empty((m - 1, m - 1))
+    room = np.vstack([X, np.empty((side, side))]).ravel()
+    assert tiles.factor_lower(T, room, above)
     np.testing.assert_allclose(np.tril(T), np.linalg.cholesky(expected[:m, :m]), rtol=1e-9, atol=1e-10)
-    tiles.invert_leading(room, side, M, out, inverse)
+    tiles.invert_leading(room, above, side, M, out, inverse)
     np.testing.assert_allclose(inverse, np.linalg.inv(expected[: m - 1, : m - 1]), rtol=1e-8, atol=1e-10)
 
 

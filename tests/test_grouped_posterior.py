@@ -173,6 +173,6 @@ def test_jacobian_of_correlations(d):
 def test_the_derivation_points_to_code_that_exists():
     page = (Path(__file__).resolve().parents[1] / "docs" / "derivation_posterior.md").read_text(encoding="utf-8")
     names = re.findall(r"^→ `([\w.]+)`", page, flags=re.MULTILINE)
-    assert len(names) == 8
+    assert len(names) == 9
     for name in names:
         pages.check_exists(name)

@@ -320,6 +320,14 @@ def test_left_out_densities_are_conditional_normal_ones(crossed):
             assert without[0, i] == pytest.approx(expected, rel=1e-9)
 
 
+def test_left_out_densities_do_not_depend_on_how_many_are_made_at_a_time(crossed, monkeypatch):
+    _, fit = crossed
+    predictors, phi = Predictors(fit.posterior.posterior), fit.posterior.phi[0, :5]
+    together = predictors.log_densities(phi)
+    monkeypatch.setattr("fastlmm_vi.grouped.leave_one_out.AT_A_TIME", 80)
+    np.testing.assert_array_equal(predictors.log_densities(phi), together)
+
+
 def test_fitted_values_are_means_of_conditional_ones(crossed):
     data, fit = crossed
     means, seconds = np.zeros(40), np.zeros(40)

@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 from fastlmm_vi_kernels import recovery as kernels
+from fastlmm_vi_kernels import tiles
 from numpy.typing import ArrayLike
 
 from ..result import Array
-from .density import Density, blocks_sections, packed
+from .density import Density, blocks_sections, dense, packed
 
 MOST_VALUES = 1_000_000  # standard normal numbers at a time
 NOTHING, NO_COVARIANCES = np.empty((0, 0)), np.empty((0, 0, 0))
@@ -133,7 +134,8 @@ class Recovery:
         groups, empty = data.one_way, np.zeros(0)
         reduced = [empty, empty, empty] if groups is None else [groups.R, groups.C, groups.within]
         to_beta = data.fixed.scale * data.fixed.to_beta
-        return packed([*density.common, *blocks_sections(data), density.base, to_beta, *reduced])
+        above = np.array([tiles.padded(data.pattern.effect[1]) if dense(data) else 0], np.int64)
+        return packed([*density.common, *blocks_sections(data), above, density.base, to_beta, *reduced])
 
     def _shape(self, rows: Array) -> tuple[int, int, int]:
         """Rows of φ, fixed and random effects."""

@@ -197,17 +197,10 @@ def eliminate(pattern, L, T):
         for v in range(group[f], group[f + 1]):
             at = panel[v]
             rows = (panel[v + 1] - at) // d
-            for j in range(d):  # Cholesky of the first d rows; the rest times the inverse of its transpose
-                for i in range(j, rows):
-                    for k in range(j):
-                        L[at + i * d + j] -= L[at + i * d + k] * L[at + j * d + k]
-                pivot = L[at + j * d + j]
-                if not pivot > 0.0:
-                    return math.nan
-                pivots *= pivot
-                pivot = 1.0 / math.sqrt(pivot)
-                for i in range(j, rows):
-                    L[at + i * d + j] *= pivot
+            if not factor_panel(L, at, d, rows):
+                return math.nan
+            for j in range(d):
+                pivots *= L[at + j * d + j] ** 2
             if pivots > 1e100:
                 half += 0.5 * math.log(pivots)
                 pivots = 1.0
@@ -232,6 +225,22 @@ def eliminate(pattern, L, T):
                         total += L[at + i * d + k] * L[at + j * d + k]
                     target[index[j - d]] -= total
     return half + 0.5 * math.log(pivots)
+
+
+@kernel
+def factor_panel(L, at, d, rows):
+    """Cholesky of the first d rows of a panel; the rest times the inverse of its transpose. Whether pivots are positive."""
+    for j in range(d):
+        for i in range(j, rows):
+            for k in range(j):
+                L[at + i * d + j] -= L[at + i * d + k] * L[at + j * d + k]
+        pivot = L[at + j * d + j]
+        if not pivot > 0.0:
+            return False
+        pivot = 1.0 / math.sqrt(pivot)
+        for i in range(j, rows):
+            L[at + i * d + j] *= pivot
+    return True
 
 
 @kernel

@@ -46,6 +46,9 @@ class Callback:
         self.signature = signature
         self.function = function
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Callback, (self.signature, self.function)  # without the machine code
+
     @cached_property
     def address(self) -> int:
         """Where it is in memory, for as long as the process lives."""

@@ -77,14 +77,14 @@ def by_blocks(block, phi, gradient):
     padded_side = padded(m)
     square = padded_side * padded_side
     room = np.empty(3 * square)
-    if half != half or not factor_lower(T, room):
+    if half != half or not factor_lower(T, room, 0):
         return -math.inf
     for i in range(side):
         half += math.log(T[i, i])
     A = np.empty((q, q))
     value, of_sigma = corner(T, side, common, unit, A)
     S, inverse, x = np.zeros(products.panels.size), np.empty((m - 1, m - 1)), np.empty(pattern.effect[-1] + q - 1)
-    invert_leading(room, padded_side, room[square:], room[2 * square :], inverse)
+    invert_leading(room, 0, padded_side, room[square:], room[2 * square :], inverse)
     solve(pattern, L, T, x)
     if pattern.leading == 1:
         leading_inverses(pattern, L, inverse, B)

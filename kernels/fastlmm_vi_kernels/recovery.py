@@ -12,15 +12,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .blocks import back_substitute, eliminate, fill, selected_inverse, solve
+from .blocks import add_inverse, back_substitute, eliminate, factor_panel, fill, selected_inverse, solve
 from .covariance import relative, triangular, unpack
-from .dense import cholesky
+from .dense import cholesky, clear
 from .jit import kernel
-from .marginal import COMMON, common_of, prior_of, section
+from .marginal import COMMON, common_of, dot, prior_of, section
 from .marginal_blocks import pattern_of, products_of
-from .tiles import factor_lower, invert_leading, padded
+from .tiles import SIDE, factor_lower, invert_leading, padded, subtract_tile, transpose
 
-BASE, TO_BETA, R, C, WITHIN = range(COMMON + 16, COMMON + 21)  # sections
+ABOVE, BASE, TO_BETA, R, C, WITHIN = range(COMMON + 16, COMMON + 22)  # sections
 
 
 class Room(NamedTuple):
@@ -33,7 +33,10 @@ class Room(NamedTuple):
     lam: np.ndarray  # (all entries of Λ,)
     L: np.ndarray  # leading panels of the factor
     T: np.ndarray  # (side + q, side + q) the rest of it, y at its end
-    tiles: np.ndarray  # (3 · padded side²,)
+    above: int  # rows, a multiple of 8, of leading effects in W: 0, or all where most groups meet
+    W: np.ndarray  # (above + side, side) transposed leading panels on the rest, and the factor of that; side padded
+    M: np.ndarray  # (side, side) inverse of the latter
+    work: np.ndarray  # (2 · above + side, side)
     S: np.ndarray  # leading panels of Kₓ⁻¹
     inverse: np.ndarray  # (side + p, side + p) the rest of it
     x: np.ndarray  # (random effects + p,) u and β
@@ -49,10 +52,10 @@ class Rows(NamedTuple):
 
 
 @kernel
-def room_of(prior, common, products, effects):
+def room_of(prior, common, products, effects, above):
     """Make room for one φ."""
-    squares, side, q = prior.M.size, len(products.border), common.q
-    m, padded_side, size = side + q, padded(side + q), prior.effect.size - 1
+    squares, m, q, size = prior.M.size, len(products.border) + common.q, common.q, prior.effect.size - 1
+    side = padded(m)
     return Room(
         np.empty(size),
         np.empty(size),
@@ -61,7 +64,10 @@ def room_of(prior, common, products, effects):
         np.empty(common.place[-1]),
         np.empty(products.panels.size),
         np.zeros((m, m)),
-        np.empty(3 * padded_side * padded_side),
+        above,
+        np.zeros((above + side) * side),
+        np.empty(side * side),
+        np.empty((2 * above + side) * side),
         np.zeros(products.panels.size),
         np.empty((m - 1, m - 1)),
         np.empty(effects + q - 1),
@@ -78,7 +84,6 @@ def factor(block, phi, prior, common, pattern, products, room):
     unit = sigma / prior.unit
     to_effects(prior, room.sd, room.turn, unit, room.root)
     q, side = common.q, len(products.border)
-    half = 0.0
     if section(block, header, WITHIN).size > 0:
         panels_of_reduced(
             pattern,
@@ -91,13 +96,35 @@ def factor(block, phi, prior, common, pattern, products, room):
         )
     else:
         fill(pattern, products, room.lam, room.L, room.T)
-        half = eliminate(pattern, room.L, room.T)
+        if not (panels_together(pattern, room) if room.above > 0 else eliminate(pattern, room.L, room.T) > -math.inf):
+            return math.nan
     for i in range(q):
         for j in range(i + 1):
             room.T[side + i, side + j] += unit * unit * common.P[i * q + j]
-    if half != half or not factor_lower(room.T, room.tiles):
-        return math.nan
-    return unit
+    return unit if factor_lower(room.T, room.W, room.above) else math.nan
+
+
+@kernel
+def panels_together(pattern, room):
+    """Factorise the panels of one leading factor, and lay them as rows of W; return whether all pivots are positive."""
+    panel, near, d, head, m = pattern.panel, pattern.near, pattern.width[0], pattern.effect[1], len(room.T)
+    side = padded(m)
+    clear(room.W, room.above * side)
+    for v in range(pattern.group[1]):
+        at = panel[v]
+        if not factor_panel(room.L, at, d, (panel[v + 1] - at) // d):
+            return False
+        at += d * d
+        for e in range(near[v], near[v + 1]):
+            for r in range(pattern.row[e] - head, pattern.row[e] - head + pattern.width[pattern.factor[e]]):
+                for c in range(d):
+                    room.W[(v * d + c) * side + r] = room.L[at]
+                    at += 1
+        for r in range(m - pattern.q, m):
+            for c in range(d):
+                room.W[(v * d + c) * side + r] = room.L[at]
+                at += 1
+    return True
 
 
 @kernel
@@ -181,7 +208,7 @@ def recover(block, phis, noise, fixed, covariances, means, sds, draws):
     pattern, products = pattern_of(header), products_of(block, header)
     base, to_beta = section(block, header, BASE), section(block, header, TO_BETA)
     p, effects = common.q - 1, pattern.effect[-1]
-    room = room_of(prior, common, products, effects)
+    room = room_of(prior, common, products, effects, section(header, header, ABOVE)[0])
     half = np.empty((p, p))
     for i in range(len(phis)):
         unit = factor(block, phis[i], prior, common, pattern, products, room)
@@ -205,10 +232,59 @@ def recover(block, phis, noise, fixed, covariances, means, sds, draws):
 @kernel
 def invert(pattern, room):
     """Write Kₓ⁻¹ on the pattern."""
-    side = padded(len(room.T))
-    square = side * side
-    invert_leading(room.tiles, side, room.tiles[square:], room.tiles[2 * square :], room.inverse)
-    selected_inverse(pattern, room.L, room.inverse, room.S)
+    side, above = padded(len(room.T)), room.above
+    invert_leading(room.W, above, side, room.M, room.work, room.inverse)
+    if above > 0:
+        invert_together(pattern, room)
+    else:
+        selected_inverse(pattern, room.L, room.inverse, room.S)
+
+
+@kernel
+def invert_together(pattern, room):
+    """The panels of Kₓ⁻¹ from W = X over U: of a group and the rest −Z M, of itself L⁻ᵀL⁻¹ + Z Zᵀ, Z = L⁻ᵀX Mᵀ, M = U⁻ᵀ."""
+    panel, near, d, head, m = pattern.panel, pattern.near, pattern.width[0], pattern.effect[1], len(room.T)
+    side, above = padded(m), room.above
+    W, M, y = room.W, room.M, np.empty(d)
+    turned, X, Z = room.work, room.work[side * side :], room.work[(side + above) * side :]
+    transpose(M, 0, side, side, turned)
+    transpose(W, 0, above, side, X)
+    clear(Z, above * side)
+    for i in range(0, above, SIDE):
+        for j in range(0, side, SIDE):
+            subtract_tile(X, i, above, turned, j, side, j + SIDE, Z, i * side + j, side)
+    for v in range(pattern.group[1]):
+        at = panel[v]
+        for j in range(d - 1, -1, -1):
+            own, pivot = Z[(v * d + j) * side : (v * d + j + 1) * side], 1.0 / room.L[at + j * d + j]
+            for k in range(j + 1, d):
+                x, below = room.L[at + k * d + j], Z[(v * d + k) * side : (v * d + k + 1) * side]
+                for r in range(own.size):
+                    own[r] -= x * below[r]
+            for r in range(own.size):
+                own[r] *= pivot
+    transpose(Z, 0, above, side, X)
+    clear(W, above * side)
+    for i in range(0, above, SIDE):
+        for j in range(0, side, SIDE):
+            subtract_tile(X, j * above + i, above, M, j * side + j, side, side - j, W, i * side + j, side)
+    for v in range(pattern.group[1]):
+        at = panel[v]
+        for i in range(d):
+            for j in range(d):
+                first, second = (v * d + i) * side, (v * d + j) * side
+                room.S[at + i * d + j] = dot(Z[first : first + side], Z[second : second + side])
+        add_inverse(room.L, at, d, room.S, y)
+        at += d * d
+        for e in range(near[v], near[v + 1]):
+            for r in range(pattern.row[e] - head, pattern.row[e] - head + pattern.width[pattern.factor[e]]):
+                for c in range(d):
+                    room.S[at] = -W[(v * d + c) * side + r]
+                    at += 1
+        for r in range(m - pattern.q, m - 1):
+            for c in range(d):
+                room.S[at] = -W[(v * d + c) * side + r]
+                at += 1
 
 
 @kernel
@@ -306,7 +382,7 @@ def predict(block, rows, phis, means, variances):
     prior, common = prior_of(block, header), common_of(block, header)
     pattern, products = pattern_of(header), products_of(block, header)
     effects = pattern.effect[-1]
-    room = room_of(prior, common, products, effects)
+    room = room_of(prior, common, products, effects, section(header, header, ABOVE)[0])
     values = np.empty(rows.values.shape[1])
     for i in range(len(phis)):
         unit = factor(block, phis[i], prior, common, pattern, products, room)

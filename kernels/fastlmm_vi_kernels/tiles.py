@@ -150,38 +150,39 @@ def padded(n):
 
 
 @kernel
-def factor_lower(T, W):
-    """Overwrite the lower triangle of T (m, m) by its Cholesky factor L, and W, of the padded side, by Lᵀ in its upper one.
+def factor_lower(T, W, above):
+    """Overwrite the lower triangle of T (m, m) by L, L Lᵀ = T − XᵀX, and W, from row `above` on, by Lᵀ in its upper one.
 
-    Return whether all pivots are positive.
+    X are the rows of W before, as wide as the padded side. Return whether all pivots are positive.
     """
     m, side = len(T), padded(len(T))
+    rest = W[above * side :]
     for i in range(m, side):
-        clear(W[i * side :], side)
-        W[i * side + i] = 1.0
-    for first in range(0, m, SIDE):  # a few columns of W at a time, from as many rows of T
+        clear(rest[i * side :], side)
+        rest[i * side + i] = 1.0
+    for first in range(0, m, SIDE):  # a few columns at a time, from as many rows of T
         last = min(first + SIDE, m)
         for j in range(last):
             for i in range(max(first, j), last):
-                W[j * side + i] = T[i, j]
+                rest[j * side + i] = T[i, j]
     for j in range(m):
         for i in range(m, side):
-            W[j * side + i] = 0.0
-    if factor(W, 0, side) < side:
+            rest[j * side + i] = 0.0
+    if factor(W, above, side) < side:
         return False
     for first in range(0, m, SIDE):
         last = min(first + SIDE, m)
         for j in range(last):
             for i in range(max(first, j), last):
-                T[i, j] = W[j * side + i]
+                T[i, j] = rest[j * side + i]
     return True
 
 
 @kernel
-def invert_leading(W, side, M, out, inverse):
-    """Write the inverse (k, k) of the leading part of UᵀU, U in W; M and `out` are overwritten."""
+def invert_leading(W, above, side, M, out, inverse):
+    """Write the inverse (k, k) of the leading part of UᵀU, U in W from row `above` on; M, k rows of U⁻ᵀ, and `out` too."""
     k = len(inverse)
-    invert_factor(W, 0, side, M)
+    invert_factor(W, above, side, M)
     clear(M[k * side :], (side - k) * side)
     symmetric(M, side, out)
     for i in range(k):
