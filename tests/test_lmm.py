@@ -12,6 +12,7 @@ import pytest
 import scipy.optimize
 import scipy.stats
 from grouped_problems import make
+from problems import needs_bayes
 
 import fastlmm_vi as fl
 from fastlmm_vi.grouped import lrt as lrt_module
@@ -896,3 +897,24 @@ def test_a_summary_has_columns_of_one_precision():
     assert all(
         "e-" in row[-2] for row in block(tiny, "Random effects:")[:2]
     )  # variances; standard deviations are short
+
+
+@pytest.mark.parametrize("terms", ["(1 + x | g)", "(1 | g) + (1 | h)", "(1 | g / h)"])
+@pytest.mark.parametrize("method", ["reml", "ml", "structured-vi", pytest.param("laplace-is", marks=needs_bayes)])
+def test_no_memory_is_read_before_it_is_written(monkeypatch, method, terms):
+    """What NumPy leaves as it finds it is NaN here."""
+    empty, empty_like = np.empty, np.empty_like
+
+    def poisoned(out):
+        if out.dtype == np.float64:
+            out.fill(np.nan)
+        return out
+
+    frame = make(groups=8, size=6).assign(h=lambda d: np.arange(len(d)) % 4)
+    before = fl.lmm(f"y ~ x + {terms}", frame, method=method)
+    expected = before.to_frame(), before.summary().splitlines()[:12]
+    monkeypatch.setattr(np, "empty", lambda *shape, **options: poisoned(empty(*shape, **options)))
+    monkeypatch.setattr(np, "empty_like", lambda *like, **options: poisoned(empty_like(*like, **options)))
+    fit = fl.lmm(f"y ~ x + {terms}", frame, method=method)
+    pd.testing.assert_frame_equal(fit.to_frame(), expected[0])
+    assert fit.summary().splitlines()[:12] == expected[1]

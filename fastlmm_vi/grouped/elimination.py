@@ -44,7 +44,7 @@ class Workspace:
             data.pattern,
             data.products._replace(corner=data.products.corner.copy()),
             np.empty_like(panels),
-            np.empty((side + q, side + q)),
+            np.zeros((side + q, side + q)),
             np.zeros_like(panels),
             np.empty((inverted, inverted)),
             np.empty(effects + q - 1),

@@ -84,7 +84,7 @@ class OneWay:
     lam: Array  # (d · d,)
     slopes: Array  # (2, d · d), derivatives of the log-determinant and of r²
     corner: Array  # (q, q), `groups.within`: a copy, to which what a prior of β adds may be added
-    T: Array  # lower factor of [X y]ᵀ V⁻¹ [X y], of y less X shift
+    T: Array  # lower factor of [X y]ᵀ V⁻¹ [X y], of y less X shift; 0 above the diagonal
     arguments: tuple[Any, ...]
 
     @classmethod
@@ -93,7 +93,7 @@ class OneWay:
         R, count, first, C = merged(groups.R, groups.C)
         d, q = C.shape[1:]
         lam, slopes, p = np.zeros(d * d), np.empty((2, d * d)), q - 1 if with_x else 0
-        T, square, corner = np.empty((q, q)), lam.reshape(d, d), groups.within.copy()
+        T, square, corner = np.zeros((q, q)), lam.reshape(d, d), groups.within.copy()
         room = np.empty_like(R), np.empty_like(R), T, np.empty((p, p))
         arguments = R, count, first, C, corner, square, *room, *slopes.reshape(2, d, d)
         return cls(groups, lam, slopes, corner, T, arguments)
