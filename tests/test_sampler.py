@@ -2,6 +2,7 @@
 
 import _thread
 import math
+import signal
 import threading
 import time
 
@@ -170,6 +171,15 @@ def test_chains_that_disagree():
     assert not chains.converged
 
 
+@pytest.fixture
+def interruptible():
+    """Some runners of tests ignore the interrupt key."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_interrupted_chains_return_what_they_have():
     def slow(x):
         time.sleep(1e-4)
