@@ -191,3 +191,21 @@ def test_many_parameters_have_no_quadrature():
     assert np.isfinite(found.log_evidence_estimate)
     assert found.exact_loo.elpd == pytest.approx(found.loo.elpd, abs=3.0)
     assert "log evidence:" not in str(found)
+
+
+def test_a_reference_is_the_exact_posterior_of_the_same_model():
+    frame, given = small()
+    fit = fl.lmm("y ~ x + (1 | g)", frame, method="structured-vi", priors=given)
+    for wrong in (
+        fl.lmm("y ~ x + (1 | g)", frame),
+        fl.lmm("y ~ x + (1 | g)", frame, method="mfvi", priors=given),
+    ):
+        with pytest.raises(ValueError, match="is no exact posterior"):
+            fit.diagnostics(wrong)
+    for wrong in (
+        fl.lmm("y ~ x + (1 | g)", frame, method="quadrature"),
+        fl.lmm("y ~ 1 + (1 | g)", frame, method="quadrature", priors={**given, "beta": priors.Normal(0, 3)}),
+        fl.lmm("y ~ x + (1 | g)", frame.assign(y=-frame["y"]), method="quadrature", priors=given),
+    ):
+        with pytest.raises(ValueError, match="is of another model"):
+            fit.diagnostics(wrong)

@@ -483,3 +483,14 @@ def test_an_improper_prior_has_no_evidence(frame):
     reference = fl.lmm("y ~ x + (1 | g)", frame, method="quadrature", priors={"beta": priors.Flat()})
     row = fit.to_frame().loc["b_x"]
     assert row["mean"] == pytest.approx(reference.to_frame().loc["b_x", "mean"], abs=5 * row["mcse_mean"])
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e4, 1e6])
+def test_the_unit_of_a_slope_does_not_matter(unit):
+    frame = problems.make(groups=12, size=8)
+    fit = fl.lmm("y ~ x + (x || g)", frame, method="laplace-is")
+    other = fl.lmm("y ~ x + (x || g)", frame.assign(x=unit * frame["x"]), method="laplace-is")
+    assert other.log_evidence == pytest.approx(fit.log_evidence, abs=0.2)
+    assert other.variances.loc["sd_g__x", "mean"] * unit == pytest.approx(
+        fit.variances.loc["sd_g__x", "mean"], rel=0.05
+    )

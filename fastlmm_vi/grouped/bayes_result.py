@@ -418,6 +418,8 @@ class BayesFit(GroupedFit):
         >>> found.linear_response.loc["b_Intercept"].round(2).to_dict()
         {'sd': 0.13, 'sd_lr': 0.39}
         """
+        if reference is not None:
+            _check_reference(self, reference)
         if draws < 100:
             raise ValueError(f"draws={draws!r} are too few to say anything of tails: give 100 or more.")
         with stages(verbose > 0) as show:
@@ -462,3 +464,16 @@ class BayesFit(GroupedFit):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.method}: {self.formula}, {self.status.value}>"
+
+
+def _check_reference(fit: BayesFit, reference: object) -> None:
+    """Refuse what is not the exact posterior of the same model."""
+    if not isinstance(reference, BayesFit) or reference.factorisation is not None:
+        raise ValueError(
+            f"reference={reference!r} is no exact posterior: give a fit by method='quadrature', 'nuts' or 'laplace-is'."
+        )
+    same = reference.formula == fit.formula and reference.priors.lines() == fit.priors.lines()
+    if not same or not np.array_equal(reference.data.design.y, fit.data.design.y):
+        raise ValueError(
+            f"reference={reference!r} is of another model: give one of the same formula, data and priors, {fit.formula!r}."
+        )

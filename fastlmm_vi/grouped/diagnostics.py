@@ -78,7 +78,7 @@ class Diagnostics:
             lines.append(f"Pareto k of q: {self.k:.2f}; of σ and Σ alone: {self.k_scales:.2f} (reliable below 0.7)")
         lines += [str(one) for one in (self.loo, self.waic) if one is not None]
         if self.exact_loo is not None:
-            lines.append(f"exact: {self.exact_loo}")
+            lines.append(f"{self.exact_loo}, with all effects integrated out")
         tables = [self.linear_response] if self.linear_response is not None else []
         tables += [self.accuracy.to_frame()] if self.accuracy is not None else []
         if tables:

@@ -21,7 +21,7 @@ from .starts import Start
 
 MOST = 4  # parameters that a grid can have
 NEGLIGIBLE = 1e-7  # probability of all nodes together that are left out where effects are summed up
-LEAST = 0.05  # of the standard deviation of the residual: smallest standard deviation at the start
+LEAST = 0.05  # of the residual's standard deviation over the size of a column: smallest standard deviation at the start
 INNERMOST = 0.95  # of the correlations, at the start
 
 
@@ -191,8 +191,9 @@ def estimates(posterior: Posterior) -> Scales:
     solution = Solution(likelihood, reml.fit(likelihood).theta)
     values, at = parameters.values(solution), 0
     sd, roots = [], []
-    for d in posterior.sizes:
-        sd.append(np.maximum(values[at : at + d], LEAST * solution.sigma))
+    for d, term in zip(posterior.sizes, data.terms, strict=True):
+        size = np.linalg.norm(term.M, axis=0)  # root mean squares of the columns that the effects belong to
+        sd.append(np.maximum(values[at : at + d], LEAST * solution.sigma / size))
         at += d
         R = np.eye(d)
         R[np.triu_indices(d, 1)] = R.T[np.triu_indices(d, 1)] = INNERMOST * np.nan_to_num(
