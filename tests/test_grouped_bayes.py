@@ -288,3 +288,12 @@ def test_pictures(frame, exact):
     assert list(dots.columns) == ["fit", "parameter", "accuracy"]
     expected = fits[0].diagnostics(exact, draws=100).accuracy
     np.testing.assert_allclose(dots["accuracy"][dots["fit"] == fits[0].method], expected)
+
+
+@needs_bayes
+@pytest.mark.parametrize("name", ["obs", "chain", "draw"])
+def test_groups_may_have_the_names_of_dimensions(frame, name):
+    fit = fl.lmm(f"y ~ x + (1 | {name})", frame.rename(columns={"g": name}), method="structured-vi")
+    found = fit.to_inference_data(40)["posterior"][f"r_{name}"]
+    assert found.dims == ("chain", "draw", f"{name}_level", f"{name}_effect")
+    assert list(found[f"{name}_level"].to_numpy()) == list(fit.random_effects[name].index)

@@ -12,6 +12,8 @@ from .parameters import plain
 if TYPE_CHECKING:
     from .bayes_result import BayesFit
 
+TAKEN = ("chain", "draw", "obs")  # dimensions that a grouping factor cannot give its name to
+
 
 def of(
     fit: "BayesFit", draws: Draws, chains: int, rng: np.random.Generator, sample_stats: dict[str, Any] | None = None
@@ -24,8 +26,9 @@ def of(
     for name, ks in fit._by_factor.items():
         effects = np.concatenate([draws.effects[k] for k in ks], axis=2)
         posterior[f"r_{name}"] = effects.reshape(*shape, *effects.shape[1:])
-        dims[f"r_{name}"] = [name, f"{name}_effect"]
-        coords[name] = list(design.terms[ks[0]].factor.levels)
+        levels = f"{name}_level" if name in TAKEN else name
+        dims[f"r_{name}"] = [levels, f"{name}_effect"]
+        coords[levels] = list(design.terms[ks[0]].factor.levels)
         coords[f"{name}_effect"] = [plain(effect) for k in ks for effect in design.terms[k].names]
     mean = pointwise.predictor(fit.data, draws)
     weights = np.ones(fit.n) if design.weights is None else design.weights
