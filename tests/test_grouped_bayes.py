@@ -12,10 +12,10 @@ from problems import needs_bayes
 import fastlmm_vi as fl
 from fastlmm_vi import priors
 from fastlmm_vi.errors import ConvergenceWarning
-from fastlmm_vi.grouped.bayes_result import FACTORISATIONS
+from fastlmm_vi.grouped.bayes_result import FACTORISATIONS_OF
 
 FORMULA = "y ~ x + (1 | g) + (1 | h)"
-CHOICES = [(method, each) for method, all_ in FACTORISATIONS.items() for each in all_]
+CHOICES = [(method, each) for method, all_ in FACTORISATIONS_OF.items() for each in all_]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_the_same_parameters_as_the_exact_posterior(frame, exact, method, factor
 
 
 def test_defaults_are_those_of_the_names(frame):
-    fits = {method: fl.lmm(FORMULA, frame, method=method) for method in FACTORISATIONS}
+    fits = {method: fl.lmm(FORMULA, frame, method=method) for method in FACTORISATIONS_OF}
     assert {method: fit.factorisation for method, fit in fits.items()} == {"structured-vi": "joint", "mfvi": "group"}
     assert "q(β, b) q(σ) Π q(Σ_l)" in fits["structured-vi"].summary()
     assert "q(β) Π q(b of a term) q(σ)" in str(fits["mfvi"])
@@ -269,7 +269,7 @@ def test_pictures(frame, exact):
     import matplotlib as mpl
 
     mpl.use("agg")
-    fits = [fl.lmm(FORMULA, frame, method=method) for method in FACTORISATIONS]
+    fits = [fl.lmm(FORMULA, frame, method=method) for method in FACTORISATIONS_OF]
     ax = fl.plot_elbo(*fits, exact)
     assert [text.get_text() for text in ax.get_legend().get_texts()][-1] == "quadrature: log evidence"
     assert ax.fastlmm_vi_data.groupby("fit")["elbo"].last().to_dict() == {fit.method: fit.elbo for fit in fits}

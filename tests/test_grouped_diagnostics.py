@@ -12,11 +12,11 @@ from test_grouped_quadrature import MODELS
 import fastlmm_vi as fl
 from fastlmm_vi import priors
 from fastlmm_vi.grouped import pointwise
-from fastlmm_vi.grouped.bayes_result import FACTORISATIONS
+from fastlmm_vi.grouped.bayes_result import FACTORISATIONS_OF
 from fastlmm_vi.grouped.diagnostics import accuracy
 from fastlmm_vi.grouped.posterior import Posterior
 
-CHOICES = [(method, each) for method, all_ in FACTORISATIONS.items() for each in all_]
+CHOICES = [(method, each) for method, all_ in FACTORISATIONS_OF.items() for each in all_]
 HALF_T = {"g": priors.HalfStudentT(4, 1.5)}
 COVARIANCES = {
     "lkj": {"sd": HALF_T, "cor": priors.LKJ(2)},
@@ -142,7 +142,7 @@ def reference_fits(name):
     given = {"beta": [priors.Normal(*one) for one in beta]}
     given |= dict.fromkeys(("sigma", "sd"), priors.HalfNormal(scale))
     data = grouped_problems.reference_frame(grouped_problems.reference_models()[name])
-    return {method: fl.lmm(formula, data, method=method, priors=given) for method in ("quadrature", *FACTORISATIONS)}
+    return {method: fl.lmm(formula, data, method=method, priors=given) for method in ("quadrature", *FACTORISATIONS_OF)}
 
 
 @needs_references
@@ -151,7 +151,7 @@ def test_diagnostics_of_the_reference_models(name):
     fits = reference_fits(name)
     exact = fits["quadrature"]
     truth, own = exact.to_frame()["sd"], exact.diagnostics()
-    found = {method: fits[method].diagnostics(exact) for method in FACTORISATIONS}
+    found = {method: fits[method].diagnostics(exact) for method in FACTORISATIONS_OF}
     for method, one in found.items():
         q, by_response = (one.linear_response[column] / truth for column in ("sd", "sd_lr"))
         assert (np.abs(np.log(by_response)) <= np.abs(np.log(q)) + 0.06).all()  # nearer to the truth than q

@@ -47,7 +47,7 @@ RANKS = [
     {"grouped.recovery"},
     {"grouped.marginals", "grouped.kept_blocks", "grouped.posterior"},
     {"grouped.gaussian_factor", "grouped.starts", "grouped.draws"},
-    {"grouped.pointwise", "grouped.bayes_prediction"},
+    {"grouped.pointwise", "grouped.bayes_prediction", "grouped.exact"},
     {"grouped.export"},
     {"grouped.gaussian_posterior", "grouped.variational_em"},
     {"grouped.scale_factor", "grouped.covariance_factor", "grouped.correlation_factor"},

@@ -30,8 +30,8 @@ from .starts import Start
 
 QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
 # Factorisations that a method can have, the default first.
-FACTORISATIONS = {"structured-vi": ("joint",), "mfvi": ("group", "factor", "coefficient")}
-METHODS = ("quadrature", *FACTORISATIONS)
+FACTORISATIONS_OF = {"structured-vi": ("joint",), "mfvi": ("group", "factor", "coefficient")}
+METHODS = ("quadrature", *FACTORISATIONS_OF)
 CHAINS = 4  # of independent draws, where one is asked for them
 SAID = {
     "joint": "q(β, b) q(σ) Π q(Σ_l)",
@@ -150,7 +150,7 @@ class BayesFit(GroupedFit):
         if method == "quadrature":
             found = quadrature.fit(Posterior(data, resolved), report=show)
         else:
-            factorisation = factorisation or FACTORISATIONS[method][0]
+            factorisation = factorisation or FACTORISATIONS_OF[method][0]
             found = variational.fit(
                 data,
                 resolved,

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.special import logsumexp
 
 from .. import elpd, pareto, threads
 from ..elpd import Elpd
 from ..result import Array
 from . import parameters, pointwise, quadrature
-from .draws import Draws
-from .leave_one_out import LARGEST, Predictors
+from .draws import Draws, recovered
+from .leave_one_out import LARGEST, left_out
 from .linear_response import LinearResponse
 from .marginals import Marginal
 from .posterior import Posterior, Scales
@@ -113,7 +112,7 @@ def of(
     with threads.limit(1):  # many small systems
         if isinstance(q, VariationalPosterior):
             ratios = importance_ratios(exact, q, draws, scales, phi)
-            draws = _given(exact, phi, draws, rng)
+            draws = recovered(exact, phi, rng)
         log_weights = np.zeros(size) if ratios is None else ratios.log_weights
         show("diagnostics, exact posterior")
         truth = _truth(exact, q, reference)
@@ -121,7 +120,8 @@ def of(
         loo, waic = _by_draws(fit, draws, log_weights)
         known = truth if isinstance(truth, quadrature.Quadrature) else None
         nodes, weights = (phi, None) if known is None else known.kept
-        leaving = _left_out(exact, nodes, log_weights, weights)
+        affordable = fit.n * len(nodes) <= LARGEST and _dense(exact) ** 3 * len(nodes) <= MOST_WORK
+        leaving = left_out(exact, nodes, log_weights, weights) if affordable else None
     return Diagnostics(
         method=fit.method,
         elbo=fit.elbo,
@@ -146,6 +146,12 @@ def _truth(exact: Posterior, q: "Lens", reference: "BayesFit | None") -> "Lens |
     return quadrature.fit(exact) if 0 < len(exact.names) <= quadrature.MOST else None
 
 
+def _dense(exact: Posterior) -> int:
+    """Side of the dense matrix that an evaluation factors."""
+    pattern = exact.data.pattern
+    return int(pattern.effect[-1] - pattern.effect[pattern.leading]) + pattern.q
+
+
 def _blocks(n: int) -> list[slice]:
     return [slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]
 
@@ -158,37 +164,15 @@ def importance_ratios(
     likelihood = np.sum([pointwise.log_density(exact.data, draws, rows).sum(axis=1) for rows in _blocks(n)], axis=0)
     joint = pointwise.log_joint(exact, draws, scales, phi, likelihood)
     assert draws.log_density is not None
-    alone = pareto.smooth(np.array([exact(at) for at in phi]) - q.log_density_of(scales))
+    alone = pareto.smooth(exact.density.logp_many(phi) - q.log_density_of(scales))
     evidence = alone.log_mean if exact.priors.proper else None
     return Ratios(pareto.smooth(joint - draws.log_density).k, alone.k, evidence, alone.log_weights)
-
-
-def _given(exact: Posterior, phi: Array, draws: Draws, rng: np.random.Generator) -> Draws:
-    """The same σ and Σ with β and b drawn from the exact posterior given these."""
-    beta, effects = exact.recovery.draw(phi, rng)
-    names = [f"b_{name}" for name in exact.priors.coefficients]
-    return Draws({**draws.parameters, **dict(zip(names, beta.T, strict=True))}, exact.recovery.by_term(effects))
 
 
 def _by_draws(fit: "BayesFit", draws: Draws, log_weights: Array) -> tuple[Elpd, Elpd]:
     """Leave-one-out and WAIC of single observations."""
     log_likelihood = np.concatenate([pointwise.log_density(fit.data, draws, rows) for rows in _blocks(fit.n)], axis=1)
     return elpd.loo(log_likelihood, log_weights=log_weights), elpd.waic(log_likelihood, log_weights=log_weights)
-
-
-def _left_out(exact: Posterior, nodes: Array, log_weights: Array, weights: Array | None) -> Elpd | None:
-    """1/p(y_i | y without i) = E[1/p(y_i | y without i, φ)] over p(φ | y), the inner density in closed form.
-
-    Nodes φ with `weights` are those of an integral; others are draws, whose ratios are smoothed. None if it takes long.
-    """
-    pattern, n = exact.data.pattern, len(exact.data.design.y)
-    dense = int(pattern.effect[-1] - pattern.effect[pattern.leading]) + pattern.q
-    if n * len(nodes) > LARGEST or dense**3 * len(nodes) > MOST_WORK:
-        return None
-    without, within = Predictors(exact).log_densities(nodes)
-    log_weights = log_weights if weights is None else np.log(weights)
-    within = logsumexp(within + (log_weights - logsumexp(log_weights))[:, None], axis=0)
-    return elpd.loo(without, log_weights=log_weights, within=within, nodes=weights is not None)
 
 
 def responses(q: VariationalPosterior) -> pd.DataFrame:

@@ -8,8 +8,8 @@ import pandas as pd
 
 from ..result import Array
 from .design import Term
-from .parameters import effect_names
-from .posterior import Scales
+from .parameters import effect_names, names
+from .posterior import Posterior, Scales
 
 
 class Draws(NamedTuple):
@@ -51,6 +51,15 @@ class Draws(NamedTuple):
         for term, draws in zip(terms, self.effects, strict=True):
             columns |= dict(zip(effect_names(term), draws.reshape(len(draws), -1).T, strict=True))
         return pd.DataFrame(columns)
+
+
+def recovered(posterior: Posterior, phis: Array, rng: np.random.Generator) -> Draws:
+    """Variance parameters at rows of φ (size, k), and β and b drawn given these."""
+    beta, effects = posterior.recovery.draw(phis, rng)
+    scales = of_scales([posterior.scales(phi) for phi in phis])
+    found = {f"b_{name}": beta[:, j] for j, name in enumerate(posterior.priors.coefficients)}
+    found |= dict(zip(names(posterior.data.design.terms), scales, strict=True))
+    return Draws(found, posterior.recovery.by_term(effects))
 
 
 def of_scales(scales: Sequence[Scales]) -> list[Array]:

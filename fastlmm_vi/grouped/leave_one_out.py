@@ -13,7 +13,10 @@ Winther, Journal of Machine Learning Research 17, 2016): importance sampling of 
 from collections.abc import Iterator
 
 import numpy as np
+from scipy.special import logsumexp
 
+from .. import elpd
+from ..elpd import Elpd
 from ..result import Array
 from .likelihood import LOG_2PI
 from .posterior import Posterior
@@ -21,6 +24,29 @@ from .posterior import Posterior
 LARGEST = 100_000_000  # observations times draws of which densities are kept
 AT_A_TIME = 1_000_000  # predictors
 MOST_LEVERAGE = 1.0 - 1e-12
+
+
+def left_out(posterior: Posterior, phis: Array, log_weights: Array, weights: Array | None = None) -> Elpd:
+    """Leave every observation out, by weighted draws φ (S, k) whose ratios are smoothed, or by nodes of an integral.
+
+    Parameters
+    ----------
+    posterior : Posterior
+    phis : ndarray (S, k)
+    log_weights : ndarray (S,)
+        Of draws.
+    weights : ndarray (S,), optional
+        Of nodes, in place of them.
+
+    Raises
+    ------
+    ValueError
+        If observations times draws are more than 10⁸.
+    """
+    without, within = Predictors(posterior).log_densities(phis)
+    log_weights = log_weights if weights is None else np.log(weights)
+    within = logsumexp(within + (log_weights - logsumexp(log_weights))[:, None], axis=0)
+    return elpd.loo(without, log_weights=log_weights, within=within, nodes=weights is not None)
 
 
 class Predictors:

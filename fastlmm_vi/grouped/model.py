@@ -9,7 +9,7 @@ from .. import threads
 from ..errors import FitWarning
 from ..progress import stages
 from . import bayes_result, reml, sampling, variational
-from .bayes_result import FACTORISATIONS, BayesFit
+from .bayes_result import FACTORISATIONS_OF, BayesFit
 from .cross_products import CrossProducts
 from .mean_field_result import MeanFieldFit
 from .model_frame import GroupedDesign, build
@@ -213,7 +213,7 @@ def lmm(
             return SampledFit.sampled(products, formula, method, priors, chosen, **shared)
         shared |= {"max_iter": max_iter or variational.MAX_ITER, "random_state": random_state}
         if theta_by == "elbo":
-            return MeanFieldFit.of(products, formula, factorisation or FACTORISATIONS[method][0], **shared)
+            return MeanFieldFit.of(products, formula, factorisation or FACTORISATIONS_OF[method][0], **shared)
         return BayesFit.of(products, formula, method, priors, factorisation=factorisation, **shared)
 
 
@@ -230,7 +230,7 @@ def _check(method: str, priors: object, factorisation: str | None, theta_by: str
         raise ValueError(f"theta_by='elbo' is of method='mfvi', and method={method!r} was given: leave it out.")
     if theta_by == "elbo" and priors is not None:
         raise ValueError("theta_by='elbo' has points in place of posteriors, so no priors: drop priors, or theta_by.")
-    choices = FACTORISATIONS.get(method, ())
+    choices = FACTORISATIONS_OF.get(method, ())
     if factorisation is not None and factorisation not in choices:
         fit = ", ".join(map(repr, choices)) if choices else "none"
         raise ValueError(f"factorisation={factorisation!r} is not one of method={method!r}: {fit}.")

@@ -168,7 +168,7 @@ def plot_posterior(
     """
     labels = _names(fits, names)
     known = [name for name, one in fits[0].posterior.marginals.items() if one.sd > 0.0]
-    chosen = parameter or next(name for name in known if not name.startswith("b_"))
+    chosen = parameter or next((name for name in known if not name.startswith("b_")), known[0])
     if any(chosen not in fit.posterior.marginals for fit in fits):
         raise ValueError(f"parameter={chosen!r} is not one of all fits: choose one of {', '.join(map(repr, known))}.")
     ax, tables = new_axes(ax), []

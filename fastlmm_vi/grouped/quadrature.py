@@ -12,12 +12,12 @@ from ..marginal import Marginal as LatticeMarginal
 from ..mixtures import Mixtures
 from ..result import Array, Status
 from . import parameters, reml
-from .draws import Draws, of_scales
+from .draws import Draws, of_scales, recovered
+from .exact import Exact
 from .likelihood import Likelihood
 from .marginals import Marginal, PointMarginal
 from .posterior import Posterior, Scales
 from .solution import Solution
-from .starts import Start
 
 MOST = 4  # parameters that a grid can have
 NEGLIGIBLE = 1e-7  # probability of all nodes together that are left out where effects are summed up
@@ -57,7 +57,7 @@ class Transformed:
 
 
 @dataclass(frozen=True, eq=False)
-class Quadrature:
+class Quadrature(Exact):
     """The posterior on a grid of its variance parameters, and normal given these."""
 
     posterior: Posterior
@@ -67,21 +67,6 @@ class Quadrature:
     def log_evidence(self) -> float | None:
         """Log p(y), None under an improper prior."""
         return self.nodes.log_evidence if self.posterior.priors.proper else None
-
-    @property
-    def elbo(self) -> None:
-        """None: the posterior is exact."""
-        return
-
-    @property
-    def trace(self) -> Array:
-        """Empty: there are no iterations."""
-        return np.zeros(0)
-
-    @property
-    def starts(self) -> tuple[Start, ...]:
-        """Empty."""
-        return ()
 
     @property
     def n_iter(self) -> int:
@@ -141,12 +126,7 @@ class Quadrature:
 
     def draw(self, rng: np.random.Generator, size: int) -> Draws:
         """Draw variance parameters, and effects given them."""
-        phis = self.nodes.sample(rng, size)
-        beta, effects = self.posterior.recovery.draw(phis, rng)
-        found = {f"b_{name}": beta[:, j] for j, name in enumerate(self.posterior.priors.coefficients)}
-        scales = of_scales([self.posterior.scales(phi) for phi in phis])
-        found |= dict(zip(parameters.names(self.posterior.data.design.terms), scales, strict=True))
-        return Draws(found, self.posterior.recovery.by_term(effects))
+        return recovered(self.posterior, self.nodes.sample(rng, size), rng)
 
 
 def natural(posterior: Posterior, phi: Array) -> Array:

@@ -16,10 +16,10 @@ from ..mixtures import Mixtures
 from ..result import Array, Status
 from ..sampler import Chains
 from . import parameters
-from .draws import Draws, of_scales
+from .draws import Draws, of_scales, recovered
+from .exact import Exact
 from .marginals import Marginal, PointMarginal
 from .posterior import Posterior
-from .starts import Start
 
 MOST_VALUES = 400_000  # draws times random effects that are kept
 FEWEST_DRAWS = 400  # that are kept whatever the number of effects
@@ -83,7 +83,7 @@ class Recovered(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class SampledPosterior:
+class SampledPosterior(Exact):
     """Draws of the variance parameters; β and b are recovered when they are asked for.
 
     Their means, standard deviations and quantiles are those of mixtures of the normal distributions given each draw of φ (Rao
@@ -114,21 +114,6 @@ class SampledPosterior:
         """Log p(y) by importance sampling, None under an improper prior, and by NUTS."""
         proper = isinstance(self.run, WeightedDraws) and self.posterior.priors.proper
         return self.run.log_evidence if isinstance(self.run, WeightedDraws) and proper else None
-
-    @property
-    def elbo(self) -> None:
-        """None: the posterior is exact but for Monte-Carlo error."""
-        return
-
-    @property
-    def trace(self) -> Array:
-        """Empty: draws are no iterations."""
-        return np.zeros(0)
-
-    @property
-    def starts(self) -> tuple[Start, ...]:
-        """Empty."""
-        return ()
 
     @property
     def n_iter(self) -> int:
@@ -208,34 +193,22 @@ class SampledPosterior:
     @cached_property
     def random(self) -> list[Mixtures]:
         """Distributions of the random effects of every term, level by level."""
-        found, mixtures, at = self.effects[0], [], 0
-        for term in self.posterior.data.design.terms:
-            part = slice(at, at + len(term.factor.levels) * len(term.names))
-            mixtures.append(Mixtures(self.kept.weights, found.means[:, part], found.sds[:, part]))
-            at = part.stop
-        return mixtures
+        by_term, weights = self.posterior.recovery.by_term, self.kept.weights
+        pairs = zip(by_term(self.effects[0].means), by_term(self.effects[0].sds), strict=True)
+        return [Mixtures(weights, m.reshape(len(m), -1), sd.reshape(len(sd), -1)) for m, sd in pairs]
 
     def draw(self, rng: np.random.Generator, size: int) -> Draws:
         """Draw variance parameters from the draws, and effects given them."""
         chosen = self.phi.reshape(-1, self.phi.shape[2])[rng.choice(len(self.weights), size, p=self.weights)]
-        beta, effects = self.posterior.recovery.draw(chosen, rng)
-        found = {name: beta[:, j] for j, name in enumerate(self.fixed_names)}
-        scales = of_scales([self.posterior.scales(phi) for phi in chosen])
-        found |= dict(zip(parameters.names(self.posterior.data.design.terms), scales, strict=True))
-        return Draws(found, self.posterior.recovery.by_term(effects))
+        return recovered(self.posterior, chosen, rng)
 
     def kept_draws(self, chosen: NDArray[np.int64]) -> Draws:
         """Draws at places among those kept of every chain, chain by chain: those whose errors are reported."""
-        shape, (recovered, beta) = self.kept.phi.shape[:2], self.effects
+        shape, (effects, beta) = self.kept.phi.shape[:2], self.effects
         flat = (np.arange(shape[0])[:, None] * shape[1] + chosen).ravel()
         found = {name: beta[flat, j] for j, name in enumerate(self.fixed_names)}
         found |= {name: values[:, self.kept.places[chosen]].ravel() for name, values in self.variances.items()}
-        effects, at = [], 0
-        for term in self.posterior.data.design.terms:
-            levels, d = len(term.factor.levels), len(term.names)
-            effects.append(recovered.draws[flat, at : at + levels * d].reshape(-1, levels, d))
-            at += levels * d
-        return Draws(found, effects)
+        return Draws(found, self.posterior.recovery.by_term(effects.draws[flat]))
 
     # Monte-Carlo errors.
 

@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import logsumexp
 
-from .. import elpd
 from ..elpd import Elpd
 from ..importance import WeightedDraws
 from ..result import Array, Status
@@ -18,7 +16,7 @@ from ..sampler import Chains
 from . import export, sampling
 from .bayes_result import BayesFit
 from .cross_products import CrossProducts
-from .leave_one_out import Predictors
+from .leave_one_out import Predictors, left_out
 from .model_priors import resolve
 from .sampled_posterior import SampledPosterior
 
@@ -131,11 +129,10 @@ class SampledFit(BayesFit):
 
     @property
     def _ending(self) -> str:
-        run = self.posterior.run
-        if self.status is not Status.CONVERGED or isinstance(run, WeightedDraws):
-            return (
-                self.status.advice if self.status is not Status.CONVERGED else "Reliable: no weight carries the result."
-            )
+        if self.status is not Status.CONVERGED:
+            return self.status.advice
+        if isinstance(self.posterior.run, WeightedDraws):
+            return "Reliable: no weight carries the result."
         return "Converged: the chains agree (R-hat below 1.01), without divergences, and are long enough."
 
     @cached_property
@@ -179,9 +176,7 @@ class SampledFit(BayesFit):
             If there are more than 10⁵ observations.
         """
         phi, weights = self._few
-        log_weights = np.log(np.maximum(weights, np.finfo(float).tiny))
-        without, within = self._predictors.log_densities(phi)
-        return elpd.loo(without, log_weights=log_weights, within=logsumexp(within + log_weights[:, None], axis=0))
+        return left_out(self.posterior.posterior, phi, np.log(np.maximum(weights, np.finfo(float).tiny)))
 
     def to_inference_data(self, draws: int | None = None, *, random_state: Any = 0) -> Any:
         """Return the draws as ArviZ's container, for its plots, summaries and files.
